@@ -68,7 +68,7 @@ class Results:
             for seeds in self.measured[name].values()
             for each in seeds.values()
         ]
-        return [name for name in _SHOWN if parts and all(name in part for part in parts)]
+        return [name for name in _METRICS if parts and all(name in part for part in parts)]
 
     def values(self, method: str, category: str, metric: str) -> list[float]:
         """Return the value of each seed."""
@@ -98,7 +98,7 @@ class Results:
         )
 
 
-_SHOWN = (
+_METRICS = (
     "image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap", "escape_rate",
     "false_reject_rate",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from vqlab.config import digest, dump, flatten
 from vqlab.correlate.grid import Training
 from vqlab.correlate.rank_correlation import METRICS
 from vqlab.correlate.table import Row, Table
-from vqlab.data import AREA_FILES, DRAWN, Splits, load_dataset
+from vqlab.data import AREA_FILES, SYNTHETIC_PREFIX, Splits, load_dataset
 from vqlab.evaluation import Scored, Thresholds, evaluate
 from vqlab.model import build_detector
 from vqlab.run import RunConfig, calibrate_and_assess, make_trainer, require_test
@@ -107,8 +107,9 @@ def by_kind(scored: Scored) -> dict[str, list[int]]:
     normal = [i for i, record in enumerate(scored.records) if not record.label]
     kinds: dict[str, list[int]] = {}
     for index, record in enumerate(scored.records):
-        if record.defect.startswith(DRAWN):
-            kinds.setdefault(record.defect.removeprefix(DRAWN), list(normal)).append(index)
+        if record.defect.startswith(SYNTHETIC_PREFIX):
+            kind = record.defect.removeprefix(SYNTHETIC_PREFIX)
+            kinds.setdefault(kind, list(normal)).append(index)
     return dict(sorted(kinds.items()))
 
 

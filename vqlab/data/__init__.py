@@ -22,7 +22,7 @@ from vqlab.data.source import (
 )
 from vqlab.data.splits import Splits, dataset_fingerprint, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
-from vqlab.data.synthetic_anomalies import DRAWN
+from vqlab.data.synthetic_anomalies import SYNTHETIC_PREFIX
 from vqlab.data.tiles import to_tiles, too_small
 from vqlab.pixels.area import InspectedArea
 from vqlab.pixels.decoding import Pixels, read_image
@@ -30,7 +30,7 @@ from vqlab.pixels.resizing import frame_of, input_shape, resize_map, resize_mask
 
 __all__ = [
     "AREA_FILES",
-    "DRAWN",
+    "SYNTHETIC_PREFIX",
     "Region",
     "find_regions",
     "polygon_of",

@@ -18,7 +18,7 @@ from vqlab.data.images import read_mask
 from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image, inspect_mask
 from vqlab.data.resized_image import ResizedImage as ResizedImage
 from vqlab.data.settings import DataSettings
-from vqlab.data.synthetic_anomalies import DRAWN, draw_anomaly
+from vqlab.data.synthetic_anomalies import SYNTHETIC_PREFIX, draw_anomaly
 from vqlab.data.tiles import draw_in_window, tile_grid, too_small
 from vqlab.pixels.area import InspectedArea
 from vqlab.pixels.bit_depth import BadFile
@@ -250,7 +250,7 @@ class SyntheticAnomaly:
     @property
     def record(self) -> ImageRecord:
         return ImageRecord(
-            self.normal.record.path, self.normal.record.category, f"{DRAWN}{self.kind}"
+            self.normal.record.path, self.normal.record.category, f"{SYNTHETIC_PREFIX}{self.kind}"
         )
 
     def make(self, cache: ImageCache) -> ResizedImage:

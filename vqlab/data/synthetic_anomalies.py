@@ -17,7 +17,7 @@ from vqlab.data.product_kinds import DRAW_PRODUCT
 from vqlab.data.scene import Scene
 from vqlab.data.synthetic.surface import Array
 
-DRAWN = "drawn_"
+SYNTHETIC_PREFIX = "drawn_"
 """Prefix of the kind, in the defect type of an image with a synthetic anomaly."""
 GENERIC = {
     "scratch": 0.27,

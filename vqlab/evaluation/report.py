@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from vqlab.config import Settings
-from vqlab.data import DRAWN, ImageSet, resize_map, resize_mask
+from vqlab.data import SYNTHETIC_PREFIX, ImageSet, resize_map, resize_mask
 from vqlab.evaluation.scored import Scored
 from vqlab.evaluation.spool import Array
 from vqlab.evaluation.thresholds import Thresholds
@@ -261,7 +261,7 @@ class _Subset:
 
 def _kinds(defects: Sequence[str]) -> Array | None:
     """Return the kind of synthetic anomaly of each image, as in `Evidence.kinds`."""
-    names = sorted({defect for defect in defects if defect.startswith(DRAWN)})
+    names = sorted({defect for defect in defects if defect.startswith(SYNTHETIC_PREFIX)})
     places = {name: place for place, name in enumerate(names)}
     return np.array([places.get(defect, -1) for defect in defects]) if names else None
 

@@ -129,8 +129,8 @@ def choose_parts(settings: FeatureSettings, image_size: int) -> tuple[Part, ...]
 def check_weights(settings: FeatureSettings) -> None:
     """Raise UserError if one file is to hold the weights of several networks."""
     names = {split_part(text)[0] for text in settings.parts} - set(BUILT_IN)
-    one = settings.weights not in (HUB, RANDOM) and Path(settings.weights).is_file()
-    if one and len(names) > 1:
+    single = settings.weights not in (HUB, RANDOM) and Path(settings.weights).is_file()
+    if single and len(names) > 1:
         files = join_names([f"{name}.pth" for name in sorted(names)])
         raise UserError(
             f"setting features.weights: must be a folder with {files} for {settings.backbone}; got "

@@ -125,7 +125,7 @@ def test_scoring_of_the_recipe_is_replaced_only_by_a_clearly_better_one(
     assert (after == before.mean["pixel_auroc"]) == stays
     assert after >= before.mean["pixel_auroc"]
     (rule,) = candidates.rules.values()
-    assert rule == (scoring_search.OWN if stays else "validation/pixel_auroc")
+    assert rule == (scoring_search.UNCHANGED if stays else "validation/pixel_auroc")
 
 
 def test_no_margin_is_required_on_real_defects(

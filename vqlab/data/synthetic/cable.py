@@ -227,9 +227,9 @@ def _pack(rng: Generator) -> Array:
         rings.append(0.064 * ring * np.column_stack([np.cos(angles), np.sin(angles)]))
     places = np.concatenate(rings) + rng.normal(0, 0.006, (37, 2))
     for _ in range(6):
-        apart = places[:, None] - places[None]
-        far = np.hypot(apart[..., 0], apart[..., 1]) + np.eye(37)
-        push = np.clip(0.0625 - far, 0, None)[..., None] * apart / far[..., None]
+        offsets = places[:, None] - places[None]
+        far = np.hypot(offsets[..., 0], offsets[..., 1]) + np.eye(37)
+        push = np.clip(0.0625 - far, 0, None)[..., None] * offsets / far[..., None]
         places = places + 0.5 * push.sum(1)
         reach = np.hypot(places[:, :1], places[:, 1:])
         places = places * np.minimum(1, 0.197 / np.maximum(reach, 1e-6))

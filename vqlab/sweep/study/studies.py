@@ -21,7 +21,7 @@ from vqlab.types import UserError
 
 Direction = Literal["maximize", "minimize"]
 
-ASKED = "tested_on_request"
+TESTED_ON_REQUEST = "tested_on_request"
 """Attribute of a study: numbers of trials to score on test in addition to the winner."""
 FINGERPRINT = "data_fingerprint"
 """Attribute of a sweep: fingerprint of its images."""

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import TrialKey
 from vqlab.sweep.study.record import key_of, record_of, retried_key, state_tags, was_interrupted
-from vqlab.sweep.study.studies import ASKED
+from vqlab.sweep.study.studies import TESTED_ON_REQUEST
 from vqlab.tracking import Run, RunRecord
 
 _STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
@@ -91,7 +91,7 @@ class Mirror:
         trials = context.studies.trials()
         keep = [context.rule.winner(recipe, trials) for recipe in context.comparison.plans]
         for recipe, study in context.studies.by_recipe.items():
-            requested = study.user_attrs.get(ASKED, ())
+            requested = study.user_attrs.get(TESTED_ON_REQUEST, ())
             keep += [context.studies.find(TrialKey(recipe, number)) for number in requested]
         retried = {retried_key(t) for t in trials if t.state.is_finished()}
         keep += [t for t in trials if was_interrupted(t) and key_of(t) not in retried]

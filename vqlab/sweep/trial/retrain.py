@@ -16,7 +16,7 @@ from vqlab.run import Recording, RunConfig, run, trained_key
 from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import Progressed, TrialKey
 from vqlab.sweep.study.record import key_of, recipe_of, record_of
-from vqlab.sweep.study.studies import ASKED, Studies
+from vqlab.sweep.study.studies import TESTED_ON_REQUEST, Studies
 from vqlab.sweep.sync.mirror import Mirror
 from vqlab.sweep.trial.objective import trial_config
 from vqlab.sweep.trial.selection import select_for_reused, select_within
@@ -51,10 +51,10 @@ def request_tests(studies: Studies, keys: Sequence[TrialKey], more: bool = False
 def _store_asked(studies: Studies, key: TrialKey, remove: bool = False) -> None:
     if key.recipe in studies.by_recipe:
         study = studies[key.recipe]
-        before = set(study.user_attrs.get(ASKED, ()))
+        before = set(study.user_attrs.get(TESTED_ON_REQUEST, ()))
         after = before - {key.number} if remove else before | {key.number}
         if after != before:
-            study.set_user_attr(ASKED, sorted(after))
+            study.set_user_attr(TESTED_ON_REQUEST, sorted(after))
 
 
 def _not_complete(studies: Studies, key: TrialKey, trial: FrozenTrial | None) -> str:

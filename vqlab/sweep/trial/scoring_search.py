@@ -43,7 +43,7 @@ from vqlab.types import UserError
 BY_PIXELS, BY_IMAGES = "pixel_auroc", "image_auroc"
 COMPARED = 5
 """Number of best scorings that are compared with the recipe's by the paired bootstrap."""
-OWN = "the recipe, as none was clearly better"
+UNCHANGED = "the recipe, as none was clearly better"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ScoringChoice:
     chosen: dict[str, Any] = field(default_factory=dict)
     """Chosen settings, as in a recipe."""
     rules: dict[str, str] = field(default_factory=dict)
-    """Metric that selected each setting, or `OWN`."""
+    """Metric that selected each setting, or `UNCHANGED`."""
     evaluated: int = 0
     seconds: float = 0.0
 
@@ -80,7 +80,7 @@ def search_scoring(
         if axes:
             selected, clear = search.best(axes, chosen, metric)
             chosen |= selected
-            rules |= {name: f"validation/{metric}" if clear else OWN for name in selected}
+            rules |= {name: f"validation/{metric}" if clear else UNCHANGED for name in selected}
     tree, scored = search.keep(chosen)
     return ScoringChoice(tree, scored, chosen, rules, search.evaluated, time.monotonic() - started)
 
