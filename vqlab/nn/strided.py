@@ -7,8 +7,10 @@ Scoring is left to torch, so that scores do not depend on it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.nn.convolution import fast, taps_first
@@ -45,7 +47,9 @@ class HalvingConv2d(nn.Conv2d):
             return super().forward(x)
         outputs, inputs = self.weight.shape[:2]
         taps = self.weight.view(outputs, inputs, 2, 2, 2, 2).permute(2, 4, 3, 5, 1, 0)
-        return _add(self.bias, convolve(_cells(x), taps.reshape(2, 2, 4 * inputs, outputs), 0))
+        return _add(
+            self.bias, convolve(_Cells.apply(x), taps.reshape(2, 2, 4 * inputs, outputs), 0)
+        )
 
 
 class SameConvTranspose2d(nn.ConvTranspose2d):
@@ -74,7 +78,8 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
             return super().forward(x, output_size)
         inputs, outputs = self.weight.shape[:2]
         taps = self.weight.view(inputs, outputs, 2, 2, 2, 2).flip(2, 4).permute(2, 4, 0, 3, 5, 1)
-        return _add(self.bias, _pixels(convolve(x, taps.reshape(2, 2, inputs, 4 * outputs), 1)))
+        cells = convolve(x, taps.reshape(2, 2, inputs, 4 * outputs), 1)
+        return _add(self.bias, _Pixels.apply(cells))
 
 
 def _faster(x: Tensor, weight: Tensor, kernel: int) -> bool:
@@ -89,17 +94,57 @@ def _add(bias: Tensor | None, maps: Tensor) -> Tensor:
     return maps if bias is None else maps + bias[:, None, None]
 
 
-def _cells(x: Tensor) -> Tensor:
+class _Cells(torch.autograd.Function):
+    """`_to_cells` with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _to_cells(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _to_pixels(gradient)
+
+
+class _Pixels(torch.autograd.Function):
+    """`_to_pixels` with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor) -> Tensor:
+        return _to_pixels(cells)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _to_cells(gradient)
+
+
+def _to_cells(x: Tensor) -> Tensor:
     """Return cells (B, 4 C, h / 2 + 1, w / 2 + 1) of 2 × 2 pixels of x (B, C, h, w) padded by 1."""
-    padded = F.pad(x.movedim(1, -1), (0, 0, 1, 1, 1, 1))
-    images, height, width, channels = padded.shape
-    cells = padded.view(images, height // 2, 2, width // 2, 2, channels).transpose(2, 3)
+    images, channels, height, width = x.shape
+    cells = x.new_empty(images, height // 2 + 1, width // 2 + 1, 2, 2, channels)
+    for edge in (0, -1):
+        cells[:, edge, :, edge].zero_()
+        cells[:, :, edge, :, edge].zero_()
+    for pixels, part in _parts(x.movedim(1, -1), cells):
+        part.copy_(pixels)
     return cells.flatten(3).movedim(-1, 1)
 
 
-def _pixels(cells: Tensor) -> Tensor:
-    """Return the maps (B, C, h, w) of `_cells`, without the padding."""
+def _to_pixels(cells: Tensor) -> Tensor:
+    """Return the maps (B, C, h, w) of `_to_cells`, without the padding."""
     images, channels, height, width = cells.shape
-    split = cells.movedim(1, -1).reshape(images, height, width, 2, 2, channels // 4)
-    padded = split.transpose(2, 3).reshape(images, 2 * height, 2 * width, channels // 4)
-    return F.pad(padded, (0, 0, -1, -1, -1, -1)).movedim(-1, 1)
+    split = cells.movedim(1, -1).view(images, height, width, 2, 2, channels // 4)
+    x = cells.new_empty(images, 2 * height - 2, 2 * width - 2, channels // 4)
+    for pixels, part in _parts(x, split):
+        pixels.copy_(part)
+    return x.movedim(-1, 1)
+
+
+def _parts(x: Tensor, cells: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield equal parts of x (B, h, w, C) and cells (B, h / 2 + 1, w / 2 + 1, 2, 2, C)."""
+    height = x.shape[1] // 2
+    for row in (0, 1):
+        rows, part = x[:, row::2], cells[:, row : row + height, :, 1 - row]
+        yield torch.unflatten(rows[:, :, 1:-1], 2, (-1, 2)), part[:, :, 1:-1]
+        yield rows[:, :, 0], part[:, :, 0, 1]
+        yield rows[:, :, -1], part[:, :, -1, 0]
