@@ -133,7 +133,7 @@ def _to_cells(x: Tensor) -> Tensor:
 def _to_pixels(cells: Tensor) -> Tensor:
     """Return the maps (B, C, h, w) of `_to_cells`, without the padding."""
     images, channels, height, width = cells.shape
-    split = cells.movedim(1, -1).view(images, height, width, 2, 2, channels // 4)
+    split = cells.movedim(1, -1).reshape(images, height, width, 2, 2, channels // 4)
     x = cells.new_empty(images, 2 * height - 2, 2 * width - 2, channels // 4)
     for pixels, part in _parts(x, split):
         pixels.copy_(part)
