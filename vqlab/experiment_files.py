@@ -35,7 +35,7 @@ def locate(name: str, kind: str = RECIPES) -> Path | None:
 
 
 def find(name: str, kind: str = RECIPES) -> Path:
-    """Return the local or bundled file of that name; the path of a YAML file is returned as it is.
+    """Return the local or bundled file of that name; a path of a YAML file is returned unchanged.
     Raises UserError if there is no such name."""
     if Path(name).suffix in (".yaml", ".yml"):
         return Path(name)

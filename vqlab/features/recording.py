@@ -149,7 +149,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, images: Tensor, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.operations: list[Operation] = []
-        self._values = [images]  # keeps the tensors, so that each has an id of its own
+        self._values = [images]  # kept, because ids of deleted tensors are reused
         self._indices = {id(images): 0}
         self._keys = {id(tensor): key for key, tensor in state.items()}
 

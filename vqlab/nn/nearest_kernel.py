@@ -110,7 +110,7 @@ def search_groups(
     table, order, tiles, code_middles, squares = codes  # passing tuples to functions is slow
     vectors, leading, middles, radii, rounding = rows
     size, last = len(index) // len(bounds), leading.shape[1] - 1
-    lowest, own = np.empty(bounds.shape[1] // TILE, np.float32), np.empty(TILE, np.float32)
+    lowest, tile_bounds = np.empty(bounds.shape[1] // TILE, np.float32), np.empty(TILE, np.float32)
     for i in range(len(index)):
         group = i // size
         if i == group * size:
@@ -125,20 +125,23 @@ def search_groups(
             if step >= 0 and lowest[step] > limit:
                 continue
             tile = step if step >= 0 else first
-            bound = _bounds_of(leading, i, norm, tiles, squares, tile, own)
+            bound = _bounds_of(leading, i, norm, tiles, squares, tile, tile_bounds)
             if bound > square:
                 continue
             for j in range(TILE if place < 0 else 0):
-                if own[j] == bound:  # a close code at first lets the bounds discard more
+                if tile_bounds[j] == bound:  # a close code at first lets the bounds discard more
                     place = order[tile * TILE + j]
                     square = _square_distance(vectors, i, table, place)
                     break
             for j in range(TILE):
-                if own[j] > square:
+                if tile_bounds[j] > square:
                     continue
                 at = tile * TILE + j
                 gap = leading[i, last] - tiles[tile, last, j]
-                if own[j] - gap * gap + _square_distance(middles, i, code_middles, at) > square:
+                if (
+                    tile_bounds[j] - gap * gap + _square_distance(middles, i, code_middles, at)
+                    > square
+                ):
                     continue
                 exact = _square_distance(vectors, i, table, order[at])
                 if exact < square or (exact == square and order[at] < place):
