@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import Tensor
 
 from vqlab.nn.flow import CouplingName, CouplingOptions, LevelFlow, MixingName
+
+PROGRAM = """
+import sys
+import torch
+from vqlab.nn.flow import CouplingOptions, LevelFlow
+
+flow, rows = LevelFlow(4, 0, CouplingOptions(6)).eval(), torch.zeros(2, 4)
+for method in (flow.latents, flow.forward):
+    method(rows)
+    print("FrEIA" in sys.modules)
+"""
 
 
 def flow_of(
@@ -71,3 +84,8 @@ def test_latents_follow_the_weights() -> None:
     flow.eval()
     assert relative_difference(flow, rows, condition) < 1e-5
     assert not torch.equal(flow.latents(rows, condition), other.latents(rows, condition))
+
+
+def test_latents_do_not_import_freia() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr

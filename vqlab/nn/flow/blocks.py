@@ -1,4 +1,4 @@
-"""The invertible steps of a flow, each a FrEIA `InvertibleModule`.
+"""The invertible steps of a flow, modules with the interface of FrEIA's `InvertibleModule`.
 
 All take channels at dimension 1: rows (N, C), whose log_det is (N,), or maps (B, C, h, w), whose
 log_det (B,) sums over positions. FrEIA's calling convention: `module((x,), (condition,), rev=…)`
@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
@@ -42,7 +41,7 @@ class CouplingOptions:
     """`additive`: no scale; the Jacobian determinant is 1 (Dinh et al. 2015)."""
 
 
-class Coupling(InvertibleModule):  # type: ignore[misc]
+class Coupling(nn.Module):
     """Conditional coupling: one half of the channels scales and shifts the other half.
 
     x2 ← x2 · exp(s) + t, where (s, t) is the output of a two-layer subnet of x1 and |s| < clamp by
@@ -61,7 +60,7 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         options: CouplingOptions,
         flip: bool = False,
     ) -> None:
-        super().__init__(dims_in, dims_c)
+        super().__init__()
         channels, maps = dims_in[0][0], len(dims_in[0]) == 3
         self.active = channels // 2
         self.passive = channels - self.active
@@ -108,11 +107,11 @@ class Coupling(InvertibleModule):  # type: ignore[misc]
         return input_dims
 
 
-class ActNorm(InvertibleModule):  # type: ignore[misc]
+class ActNorm(nn.Module):
     """Learned scale and shift per channel, initialised by `fit` (Kingma & Dhariwal 2018)."""
 
     def __init__(self, dims_in: Dims, dims_c: Dims | None = None) -> None:
-        super().__init__(dims_in, dims_c)
+        super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(dims_in[0][0]))
         self.shift = nn.Parameter(torch.zeros(dims_in[0][0]))
 
@@ -145,7 +144,7 @@ class ActNorm(InvertibleModule):  # type: ignore[misc]
         return input_dims
 
 
-class Mixing(InvertibleModule):  # type: ignore[misc]
+class Mixing(nn.Module):
     """Fixed random mixing of the channels; log_det 0.
 
     kind: `orthogonal`, a random orthogonal matrix (C² products per position); `reflection`,
@@ -166,7 +165,7 @@ class Mixing(InvertibleModule):  # type: ignore[misc]
         generator: torch.Generator,
         rank: int = 64,
     ) -> None:
-        super().__init__(dims_in, dims_c)
+        super().__init__()
         channels = dims_in[0][0]
         self.kind = kind
         if kind == "permutation":

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from FrEIA.framework import SequenceINN
 from torch import Tensor, nn
 
 from vqlab.nn.flow.blocks import Coupling
+from vqlab.nn.flow.steps import Steps
 
 ROWS = 256
 """Rows that pass through all blocks at once; chosen so that they fit into a CPU cache."""
@@ -28,14 +28,14 @@ class FoldedFlow:
     in float64. Later changes of the weights have no effect.
     """
 
-    def __init__(self, sequence: SequenceINN, condition: nn.Linear | None) -> None:
+    def __init__(self, sequence: Steps, condition: nn.Linear | None) -> None:
         """condition: layer that computes the conditions of all couplings."""
         sequence = copy.deepcopy(sequence).double()
         self._blocks = list(_fold(sequence, condition))
         *_, self._last = (step for step in sequence if isinstance(step, Coupling))
 
     @staticmethod
-    def supports(sequence: SequenceINN) -> bool:
+    def supports(sequence: Steps) -> bool:
         """Whether all layers are linear, in float32 and without norm."""
         couplings = [step for step in sequence if isinstance(step, Coupling)]
         return all(
@@ -105,9 +105,9 @@ class _Block(NamedTuple):
 
 
 @torch.no_grad()
-def _fold(sequence: SequenceINN, condition: nn.Linear | None) -> Iterator[_Block]:
+def _fold(sequence: Steps, condition: nn.Linear | None) -> Iterator[_Block]:
     """Yield the folded blocks of a sequence in float64."""
-    channels = sequence.shapes[0][0]
+    channels = sequence.dims[0]
     state = torch.eye(channels + 1, channels, dtype=torch.float64)  # the last row is the bias
     number = 0
     for step in sequence:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from FrEIA.modules import InvertibleModule
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
@@ -23,7 +22,7 @@ from vqlab.nn.flow.blocks import (
 Levels = Sequence[Tensor]
 
 
-class FusionFlow(InvertibleModule):  # type: ignore[misc]
+class FusionFlow(nn.Module):
     """Affine coupling of the latents (B, C_l, h_l, w_l) of all levels; initialised to the identity.
 
     The channels of each level are split into two random halves (`seed`). The first halves are
@@ -43,7 +42,7 @@ class FusionFlow(InvertibleModule):  # type: ignore[misc]
         options: CouplingOptions,
         seed: int = 0,
     ) -> None:
-        super().__init__(dims_in, dims_c)
+        super().__init__()
         channels = [dims[0] for dims in dims_in]
         if min(channels) < 2:
             raise UserError(f"every level of a fusion flow must have 2 channels; got {channels}.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from FrEIA.framework import SequenceINN
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
@@ -13,6 +12,7 @@ from vqlab.nn import distributed
 from vqlab.nn.base_density import at_least_float32
 from vqlab.nn.flow.blocks import ActNorm, Coupling, CouplingOptions, Mixing, MixingName, affine
 from vqlab.nn.flow.folded import FoldedFlow
+from vqlab.nn.flow.steps import Steps
 from vqlab.nn.latch import latched, reset_on_load
 
 
@@ -56,18 +56,19 @@ class LevelFlow(nn.Module):
         )
         self.blocks = blocks
         generator = torch.Generator().manual_seed(seed)
-        self.sequence = SequenceINN(*dims)
+        self.sequence = Steps(dims)
         for block in range(blocks):
             if block:
-                self.sequence.append(Mixing, kind=mixing, generator=generator, rank=rank)
-            self.sequence.append(ActNorm)
-            self.sequence.append(
-                Coupling,
-                cond=block if condition_dim else None,
-                cond_shape=(hidden, *dims[1:]) if condition_dim else None,
+                mix = Mixing([dims], kind=mixing, generator=generator, rank=rank)
+                self.sequence.append(mix)
+            self.sequence.append(ActNorm([dims]))
+            coupling = Coupling(
+                [dims],
+                [(hidden, *dims[1:])] if condition_dim else None,
                 options=options,
                 flip=bool(block % 2),
             )
+            self.sequence.append(coupling, block if condition_dim else None)
         self.register_buffer("initialised", torch.tensor(False))
         self._folded: FoldedFlow | None = None
         reset_on_load(self)
@@ -127,7 +128,7 @@ class LevelFlow(nn.Module):
         self.initialised.fill_(True)
 
     def _run(self, x: Tensor, offsets: Sequence[Tensor], rev: bool) -> tuple[Tensor, Tensor]:
-        out, log_det = self.sequence(at_least_float32(x), offsets, rev=rev)
+        out, log_det = self.sequence(at_least_float32(x), offsets, rev)
         return out, log_det
 
     def _offsets(self, condition: Tensor | None, constant: Tensor | None) -> Sequence[Tensor]:
