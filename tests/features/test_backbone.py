@@ -184,7 +184,9 @@ def test_settings_accept_command_line_values(monkeypatch, tmp_path):
 
 def test_weights_file_with_additional_entries(tmp_path):
     source = built(levels=[2, 3, 4])
-    state = dict(source.network.model.state_dict()) | {"fc.weight": torch.ones(2, 2)}
+    weights = source.network.model.state_dict()
+    state = {key: value.contiguous() for key, value in weights.items()}
+    state["fc.weight"] = torch.ones(2, 2)
     del state["conv1.1.num_batches_tracked"]  # counts training steps; missing in some files
     torch.save({"state_dict": state}, tmp_path / "w.pth")
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
@@ -340,16 +342,20 @@ def test_offline_and_cached_needs_no_network(empty_hub):
     safetensors.torch.save_file(network.state_dict(), place / "model.safetensors")
     assert unavailable_reason(settings(backbone="test_resnet"), SIDE) == ""
     backbone = built(backbone="test_resnet", weights="hub")
-    assert torch.equal(backbone.network.model.conv1[0].weight, network.conv1[0].weight)
+    weights = backbone.network.model.state_dict()
+    assert torch.equal(weights["conv1.0.weight"], network.conv1[0].weight)
 
 
 def test_backbone_is_loaded_from_its_state_without_the_weights_file(tmp_path, empty_hub):
     torch.save(built().network.model.state_dict(), tmp_path / "w.pth")
     first = built(weights=str(tmp_path / "w.pth"))
     (tmp_path / "w.pth").unlink()
-    loaded = Backbone(first.settings, SIDE, first.state_dict())
+    loaded = Backbone(first.settings, SIDE, first.state_dict(), first.record())
     assert loaded.key == first.key
     assert torch.equal(loaded(images())[1], first(images())[1])
+    old = Backbone(first.settings, SIDE, first.state_dict())
+    assert old.key != first.key  # not fused
+    torch.testing.assert_close(old(images())[1], first(images())[1], rtol=1e-3, atol=1e-4)
     Backbone(
         settings(backbone="test_resnet"), SIDE, first.state_dict()
     )  # source hub: no request is sent

@@ -24,6 +24,12 @@ def built(name: str = "test_resnet", size: int = SIDE) -> Backbone:
     return Backbone(validate(FeatureSettings, values, "features."), size)
 
 
+def built_by_timm(name: str = "test_resnet") -> Backbone:
+    """The backbone of a checkpoint without a record."""
+    source = built(name)
+    return Backbone(source.settings, SIDE, source.state_dict())
+
+
 def recorded(backbone: Backbone, record: dict[str, Any] | None = None) -> Backbone:
     record = json.loads(json.dumps(record or backbone.record()))
     return Backbone(backbone.settings, backbone.image_size, backbone.state_dict(), record)
@@ -46,7 +52,7 @@ def same(a: Backbone, b: Backbone, *shape: int) -> bool:
     ],
 )
 def test_a_recorded_network_is_equal_bit_for_bit(name):
-    source = built(name)
+    source = built_by_timm(name)
     copied = recorded(source)
     assert isinstance(source.network, TimmNetwork)
     assert isinstance(copied.network, RecordedNetwork)
@@ -65,8 +71,13 @@ def test_values_are_freed_after_their_last_use():
     network = recorded(built("resnet18")).network
     operations = network.record.operations
     assert len(operations) > 40
-    freed = [index for unused in network._unused for index in unused]
+    freed = [index for step in network._steps for index in step.unused]
     assert sorted([*freed, *network.record.outputs]) == list(range(len(operations) + 1))
+    steps = network._fused_steps
+    kept = [0, *(step.number + 1 for step in steps)]
+    freed = [index for step in steps for index in step.unused]
+    assert len(steps) < len(network._steps)
+    assert sorted([*freed, *network.record.outputs]) == kept
 
 
 @pytest.mark.parametrize(
@@ -103,7 +114,7 @@ def change(record: dict[str, Any], **values: Any) -> dict[str, Any]:
     ],
 )
 def test_a_record_of_another_version_is_replaced_by_the_network_of_timm(damage):
-    source = built()
+    source = built_by_timm()
     copied = recorded(source, damage(source.record()))
     assert isinstance(copied.network, TimmNetwork) and same(source, copied, 2, 3, SIDE, SIDE)
 

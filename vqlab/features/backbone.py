@@ -15,7 +15,7 @@ from vqlab.errors import UserError
 from vqlab.features.engine import Engine, build_engine
 from vqlab.features.filters import FilterBank
 from vqlab.features.joined import JoinedNetwork, check_weights, choose_parts, strides_of_parts
-from vqlab.features.recording import Record, RecordedNetwork, record_network
+from vqlab.features.recording import Record, RecordedNetwork, fuse, record_network
 from vqlab.features.settings import BUILT_IN, FILTERS, PIXELS, FeatureSettings
 from vqlab.types import InputSpec, Pyramid
 
@@ -96,7 +96,9 @@ class Backbone(nn.Module):
     """Images (B, 3, S, S) in [0, 1] → pyramid, float32; frozen.
 
     Values are rounded to half precision, so that cached and freshly extracted features are equal.
-    On a CPU images are processed one at a time, so that features do not depend on batch mates.
+    On a CPU images are processed one at a time, so that features do not depend on batch mates, and
+    chains of operations of a recordable network are fused (`vqlab.features.fused`), except in
+    checkpoints of versions that did not.
     """
 
     def __init__(
@@ -121,6 +123,8 @@ class Backbone(nn.Module):
                 self.network = build_network(settings, image_size, bare=state is not None)
         if state is not None:
             self.load_state_dict(dict(state))
+        if state is None or (isinstance(record, Mapping) and record.get("fused")):
+            self._fuse()
         self.requires_grad_(False).eval()
         self._engine: Engine | None = None
         self._specs: dict[tuple[int, int], InputSpec] = {}
@@ -140,12 +144,22 @@ class Backbone(nn.Module):
     def record(self) -> dict[str, Any] | None:
         """Return the operations of the network as JSON values; None if it is built without timm, or
         cannot be recorded."""
+        record = self._record()
+        return None if record is None else record.model_dump(mode="json")
+
+    def _record(self) -> Record | None:
         if isinstance(self.network, RecordedNetwork):
-            return self.network.record.model_dump(mode="json")
+            return self.network.record
         if self.network is None or self.settings.joined or self.settings.backbone in BUILT_IN:
             return None
-        record = record_network(self.network)
-        return None if record is None else record.model_dump(mode="json")
+        return record_network(self.network.eval())
+
+    def _fuse(self) -> None:
+        """Replace a network by its fused record, if it can be recorded."""
+        record = self._record()
+        if self.network is not None and record is not None and not record.fused:
+            state = self.network.state_dict()
+            self.network = RecordedNetwork(fuse(record, state), state)
 
     def use_engine(self, name: str) -> None:
         """Run the network on the CPU with another engine; copies of the backbone use torch.
@@ -205,11 +219,14 @@ class Backbone(nn.Module):
         return InputSpec(tuple(level.shape[1] for level in levels), sizes, shape)
 
     def _key(self) -> str:
-        """Return the SHA-256 (hex) of weights, levels, pool and image size."""
+        """Return the SHA-256 (hex) of weights, levels, pool, image size, and whether chains of
+        operations are fused."""
         sha = hashlib.sha256()
         for name, value in sorted(self.state_dict().items()):
             sha.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
             sha.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         levels = getattr(self.network, "levels", None)
         named: list[Any] = [self.settings.backbone, levels, self.settings.pool, self.image_size]
+        if isinstance(self.network, RecordedNetwork) and self.network.record.fused:
+            named.append("fused")
         return digest([*named, sha.hexdigest()])

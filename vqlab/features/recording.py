@@ -2,7 +2,7 @@
 
 timm takes seconds to import, and its networks may change between versions. A recorded network calls
 the same functions of PyTorch in the same order as the network that was recorded: its levels are
-equal bit for bit.
+equal bit for bit. If its record is fused, levels of single images on a CPU differ by rounding.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from vqlab.config import Settings
+from vqlab.features.fused import Chain, Operation, build_convolution, find_chains
+from vqlab.nn.convolution import traced
+from vqlab.nn.frozen_convolution import FrozenConvolution
 
 _NAMES = {
     "torch": "addcmul cat sigmoid",
@@ -30,17 +33,10 @@ FUNCTIONS = frozenset(f"{owner}.{name}" for owner in _NAMES for name in _NAMES[o
 _RANK = {"torch.Tensor.dim", "torch.Tensor.ndim.__get__"}
 """Queries whose results do not depend on batch and image size, and are part of the record."""
 _LAYOUTS = {str(each): each for each in (torch.channels_last, torch.contiguous_format)}
+TOLERANCE = 1e-4
+"""Largest difference of fused operations, relative to the largest absolute value of a level."""
 _SIDES = (64, 96)
 """Sides of the images with which a record is made and checked, in pixels."""
-
-
-class Operation(NamedTuple):
-    """A call. A tensor in the arguments is {"value": index}, or {"state": key} of the state dict; a
-    memory format is {"layout": name}."""
-
-    function: str
-    arguments: list[Any]
-    named: dict[str, Any]
 
 
 class Record(Settings):
@@ -52,6 +48,9 @@ class Record(Settings):
     operations: list[Operation]
     outputs: list[int]
     """Indices of the values that are the levels."""
+    fused: bool = False
+    """Whether a CPU computes chains of operations at once (`vqlab.features.fused`), so that levels
+    differ by rounding; false in older records."""
 
 
 class RecordedNetwork(nn.Module):
@@ -67,18 +66,33 @@ class RecordedNetwork(nn.Module):
         for key, is_parameter in record.state:
             _place(self, key, state[key], is_parameter)
         self.register_state_dict_post_hook(make_contiguous)  # type: ignore[no-untyped-call]
-        self._unused = _last_uses(record, set(state))
+        self._steps = _schedule(record, set(state), [])
+        chains = find_chains(record.operations, record.outputs) if record.fused else []
+        self._fused_steps = _schedule(record, set(state), chains)
+        self._convolutions: dict[Chain, FrozenConvolution] = {}
+        self.register_load_state_dict_post_hook(_forget_convolutions)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        values: list[Tensor | None] = [images]
-        for operation, unused in zip(self.record.operations, self._unused, strict=True):
-            results = self._call(operation, values)
-            values += [results] if isinstance(results, Tensor) else results
+        fused = images.is_cpu and len(images) == 1 and not traced()
+        values = {0: images}
+        for number, chain, unused in self._fused_steps if fused else self._steps:
+            operation = self.record.operations[number]
+            values[number + 1] = (
+                self._call(operation, values) if chain is None else self._convolve(chain, values)
+            )
             for index in unused:
-                values[index] = None
-        return [value for index in self.record.outputs if (value := values[index]) is not None]
+                del values[index]
+        return [values[index] for index in self.record.outputs]
 
-    def _call(self, operation: Operation, values: Sequence[Tensor | None]) -> Any:
+    def _convolve(self, chain: Chain, values: Mapping[int, Tensor]) -> Tensor:
+        if chain not in self._convolutions:
+            state = dict(self.named_parameters()) | dict(self.named_buffers())
+            convolution = build_convolution(chain, self.record.operations, state)
+            self._convolutions[chain] = convolution
+        residual = None if chain.residual is None else values[chain.residual]
+        return self._convolutions[chain](values[chain.source], residual, chain.rectify)
+
+    def _call(self, operation: Operation, values: Mapping[int, Tensor]) -> Any:
         def decode(argument: Any) -> Any:
             if isinstance(argument, list):
                 return [decode(each) for each in argument]
@@ -94,7 +108,7 @@ class RecordedNetwork(nn.Module):
             return _function(function)(
                 *map(decode, arguments), **{key: decode(value) for key, value in named.items()}
             )
-        except (TypeError, IndexError) as error:
+        except (TypeError, KeyError) as error:
             raise RuntimeError(f"recorded call of {function} failed: {error}") from None
 
 
@@ -141,6 +155,21 @@ def record_network(network: nn.Module) -> Record | None:
     except (ValueError, KeyError, RuntimeError, AssertionError):  # other sizes may be impossible
         return None
     return record if equal else None
+
+
+@torch.no_grad()
+def fuse(record: Record, state: Mapping[str, Tensor]) -> Record:
+    """Return the record with `fused`; unchanged if the levels of an image would differ by more than
+    rounding. state: state dict of the recorded network, on the CPU."""
+    fused = record.model_copy(update={"fused": True})
+    images = torch.rand(1, 3, *_SIDES, generator=torch.Generator().manual_seed(0))
+    pairs = zip(*(RecordedNetwork(r, state)(images) for r in (fused, record)), strict=True)
+    close = all(float((a - b).abs().max()) <= TOLERANCE * float(b.abs().max()) for a, b in pairs)
+    return fused if close else record
+
+
+def _forget_convolutions(network: RecordedNetwork, _: Any) -> None:
+    network._convolutions.clear()
 
 
 class _Recorder(TorchFunctionMode):
@@ -224,23 +253,40 @@ def _place(root: nn.Module, key: str, value: Tensor, is_parameter: bool) -> None
         module.register_buffer(name, value)
 
 
-def _last_uses(record: Record, keys: set[str]) -> list[list[int]]:
-    """Return the values that are not used after each operation. Raises ValueError for unknown
-    functions, keys of the state dict, and values."""
+class _Step(NamedTuple):
+    """An operation, or a chain of operations by the number of the last one."""
+
+    number: int
+    chain: Chain | None
+    unused: list[int]
+    """Values that no later step uses."""
+
+
+def _schedule(record: Record, keys: set[str], chains: Sequence[Chain]) -> list[_Step]:
+    """Return the steps of a forward pass. Raises ValueError for unknown functions, values, and keys
+    of the state dict."""
+    ends = {number: chain.numbers[-1] for chain in chains for number in chain.numbers}
+    chain_at = {chain.numbers[-1]: chain for chain in chains}
     last: dict[int, int] = {}
     for number, operation in enumerate(record.operations):
         if operation.function not in FUNCTIONS:
             raise ValueError(f"unknown function {operation.function}")
         for kind, at in _references([operation.arguments, *operation.named.values()]):
             if kind == "value" and isinstance(at, int) and at >= 0:
-                last[at] = number
+                last[at] = max(last.get(at, 0), ends.get(number, number))
             elif at not in {"state": keys, "layout": _LAYOUTS}.get(kind, ()):
                 raise ValueError(f"unknown {kind} {at}")
-    unused: list[list[int]] = [[] for _ in record.operations]
+    inside = {number + 1 for number, end in ends.items() if number != end}
+    steps = [
+        _Step(number, chain_at.get(number), [])
+        for number in range(len(record.operations))
+        if ends.get(number, number) == number
+    ]
+    by_number = {step.number: step for step in steps}
     for index, number in last.items():
-        if index not in record.outputs:
-            unused[number].append(index)
-    return unused
+        if index not in record.outputs and index not in inside:
+            by_number[number].unused.append(index)
+    return steps
 
 
 def _references(argument: Any) -> Iterable[tuple[str, Any]]:

@@ -66,8 +66,10 @@ def _load_taps_first(module: nn.Module, state: dict[str, Any], prefix: str, *_: 
 def fast(x: Tensor, weight: Tensor) -> bool:
     """Whether minimal filtering applies: on a CPU in float32 or float64, not in a traced graph."""
     wide = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
-    return wide and x.is_cpu and not torch.is_autocast_enabled("cpu") and not _traced()
+    return wide and x.is_cpu and not torch.is_autocast_enabled("cpu") and not traced()
 
 
-def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+def traced() -> bool:
+    """Whether operations are being recorded for another engine."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()

@@ -83,6 +83,15 @@ def tile_side(images: int, height: int, width: int, kernel: int = 3) -> int:
     return 1
 
 
+def transform_kernel(weight: Tensor) -> Tensor:
+    """Return the transform (36, C, O), computed in float64, of the weight (O, C, 3, 3) of a
+    convolution, for tiles of 4 × 4 outputs."""
+    kernel = _TRANSFORMS[4, 3].kernel
+    taps = weight.double().permute(2, 3, 1, 0)
+    transformed = torch.einsum("ir,js,rsco->ijco", kernel, kernel, taps)
+    return transformed.flatten(0, 1).to(weight.dtype).contiguous()
+
+
 class _Filtered(torch.autograd.Function):
     """`convolve` by minimal filtering."""
 
