@@ -145,3 +145,26 @@ def test_a_state_dict_of_other_shapes_does_not_fit():
     del state[next(key for key in state if key.endswith("running_mean"))]
     with pytest.raises(RuntimeError, match="running_mean"):
         Backbone(source.settings, SIDE, state, source.record())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda call: call.pop(),  # groups
+        lambda call: call.__setitem__(6, "two"),
+        lambda call: call.__setitem__(3, None),
+        lambda call: call.__setitem__(slice(1, None), []),
+        lambda call: call.__setitem__(0, 3),
+    ],
+)
+def test_a_damaged_convolution_is_at_most_one_sentence(change):
+    source = built("resnet18")
+    record = copy.deepcopy(source.record())
+    operation = next(
+        o for o in record["operations"] if o[0].endswith("conv2d") and o[1][3] == [1, 1]
+    )
+    change(operation[1])
+    try:
+        recorded(source, record)
+    except UserError as error:
+        assert "resnet18 cannot take images of 64 x 64 px" in str(error)

@@ -124,9 +124,10 @@ def _source_of_convolution(operation: Operation) -> int | None:
     if operation.function != _CONVOLUTION:
         return None
     call = _named(operation)
-    constant = _is_state(call["weight"]) and (call.get("bias") is None or _is_state(call["bias"]))
-    source: int | None = call["input"].get("value") if constant else None
-    return source
+    constant = _is_state(call.get("weight"))
+    if call.get("bias") is not None:
+        constant = constant and _is_state(call["bias"])
+    return next(_values(call.get("input")), None) if constant else None
 
 
 def _is_norm(operation: Operation, value: int) -> bool:
@@ -135,21 +136,19 @@ def _is_norm(operation: Operation, value: int) -> bool:
     call = _named(operation)
     keys = ("running_mean", "running_var", "weight", "bias")
     fixed = not call.get("training") and all(_is_state(call.get(key)) for key in keys)
-    return fixed and call["input"] == {"value": value} and "eps" in call
+    return fixed and call.get("input") == {"value": value} and "eps" in call
 
 
 def _added_value(operation: Operation, value: int) -> int | None:
     """Return the value that is added to `value`; None if the operation is not such a sum."""
-    if operation.function not in _SUMS or operation.named:
-        return None
     indices = list(_values(operation.arguments))
-    if len(operation.arguments) != 2 or len(indices) != 2 or value not in indices:
+    if operation.function not in _SUMS or operation.named or len(operation.arguments) != 2:
         return None
-    return indices[1 - indices.index(value)]
+    return indices[1 - indices.index(value)] if len(indices) == 2 else None
 
 
 def _is_relu(operation: Operation, value: int) -> bool:
-    return bool(operation.function == _RELU and _named(operation)["input"] == {"value": value})
+    return operation.function == _RELU and _named(operation).get("input") == {"value": value}
 
 
 def _works_in_place(operation: Operation) -> bool:

@@ -85,12 +85,15 @@ class RecordedNetwork(nn.Module):
         return [values[index] for index in self.record.outputs]
 
     def _convolve(self, chain: Chain, values: Mapping[int, Tensor]) -> Tensor:
-        if chain not in self._convolutions:
-            state = dict(self.named_parameters()) | dict(self.named_buffers())
-            convolution = build_convolution(chain, self.record.operations, state)
-            self._convolutions[chain] = convolution
         residual = None if chain.residual is None else values[chain.residual]
-        return self._convolutions[chain](values[chain.source], residual, chain.rectify)
+        try:
+            if chain not in self._convolutions:
+                state = dict(self.named_parameters()) | dict(self.named_buffers())
+                convolution = build_convolution(chain, self.record.operations, state)
+                self._convolutions[chain] = convolution
+            return self._convolutions[chain](values[chain.source], residual, chain.rectify)
+        except (TypeError, ValueError) as error:
+            raise RuntimeError(f"recorded convolution failed: {error}") from None
 
     def _call(self, operation: Operation, values: Mapping[int, Tensor]) -> Any:
         def decode(argument: Any) -> Any:
