@@ -4,7 +4,8 @@ Sets of 200, 2,000 and 20,000 images (BENCH_SIZES) of the built-in gear at 64 px
 shifted by up to 3 px and with varying brightness. Of 10 images, 8 are for training (the recipe
 holds some of them out), one is normal and one defective in the test set. Each size runs in a
 separate process; times are CPU-seconds per image, so constant values mean linear growth. Finally,
-the model of the smallest set scores 10,000 images (BENCH_SCORED).
+the model of the smallest set scores 10,000 images (BENCH_SCORED; 0: none). BENCH_RECIPES selects
+recipes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ RECIPES = {
     "memory_bank": ["features.backbone=filters", "detector.bank_size=1000"],
     "vqvae": ["training.epochs=1", "detector.hidden=32"],
 }
+CHOSEN = os.environ.get("BENCH_RECIPES", ",".join(RECIPES)).split(",")
 
 
 def write_set(root: Path, count: int) -> None:
@@ -114,7 +116,7 @@ def measure(recipe: str, count: int, scored: int | None = None) -> dict[str, flo
 
 
 def tables(repeats: int) -> Iterator[Table]:
-    for recipe in RECIPES:
+    for recipe in CHOSEN:
         results = {count: measure(recipe, count) for count in SIZES}
         rows = []
         for count, values in results.items():
