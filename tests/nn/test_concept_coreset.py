@@ -61,10 +61,11 @@ def test_concept_with_few_images_uses_patches_of_the_nearest_images() -> None:
 def test_leave_one_out_excludes_codes_of_the_image() -> None:
     coreset, patches, vectors = fitted_coreset()
     for image in range(4):
-        nearest = coreset(patches[image], vectors[image : image + 1])
-        others = coreset.distance_to_others(patches[image], nearest, vectors[image])
-        assert bool((others >= nearest[1] - 1e-6).all())
+        rows = patches[image]
+        distance, others = coreset.leave_one_out(rows, rows, vectors[image])
+        torch.testing.assert_close(distance, coreset(rows, vectors[image : image + 1])[1])
+        assert bool((others >= distance).all())
     codes = coreset.coresets[0].vectors[:20]
-    nearest = coreset(codes, vectors[:1])
-    assert float(nearest[1].max()) < 1e-5
-    assert float(coreset.distance_to_others(codes, nearest, vectors[0]).min()) > 1e-2
+    distance, others = coreset.leave_one_out(codes, codes, vectors[0])
+    assert float(distance.max()) < 1e-5
+    assert float(others.min()) > 1e-2

@@ -68,6 +68,20 @@ def test_excluded_codes_are_never_returned() -> None:
         assert torch.equal(NearestSearch()(rows, table, excluded)[0], expected)
 
 
+@pytest.mark.parametrize("dim", [160, 8])  # with bounds, and without
+def test_codes_within_reach_of_any_row(dim: int) -> None:
+    table, rows = features(1000, 0, dim), features(200, 1, dim)
+    norms = table.norm(dim=1)
+    near = torch.tensor([3, 500, 998])
+    direction = torch.nn.functional.normalize(features(3, 2, dim), dim=1)
+    rows[7:10] = table[near] + 0.9e-3 * norms[near][:, None] * direction
+    rows[20:23] = table[near + 1] + 1.1e-3 * norms[near + 1][:, None] * direction
+    search = NearestSearch()
+    assert search.within(rows, table, 1e-3).tolist() == near.tolist()
+    assert search.within(table, table, 1e-3).tolist() == list(range(1000))
+    assert search.within(rows[:5], table, 1e-3).tolist() == []
+
+
 def test_search_uses_updated_codes() -> None:
     coreset, other = Coreset(600, 160), Coreset(600, 160)
     torch.manual_seed(0)

@@ -53,17 +53,20 @@ class ConceptCoreset(nn.Module):
         """Return the nearest code (B·P,) of the rows (B·P, D) of images (B, V), and the L2 distance
         to it (B·P,). width: as of `NearestSearch`."""
         parts = [
-            self._nearest(part, self._searched(vector), leave_one_out=False, width=width)
+            self._nearest(part, self._searched(vector), width)
             for part, vector in zip(rows.chunk(len(vectors)), vectors, strict=True)
         ]
         return torch.cat([index for index, _ in parts]), torch.cat([far for _, far in parts])
 
     @torch.no_grad()
-    def distance_to_others(
-        self, rows: Tensor, nearest_codes: tuple[Tensor, Tensor], vector: Tensor
-    ) -> Tensor:
-        """Return `Coreset.distance_to_others` of the rows (P, D) of one image (V,)."""
-        return self._nearest(rows, self._searched(vector), leave_one_out=True)[1]
+    def leave_one_out(
+        self, rows: Tensor, image: Tensor, vector: Tensor, width: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Return `Coreset.leave_one_out` of rows (N, D) of one image (P, D) with vector (V,)."""
+        searched = [self._coresets()[concept] for concept in self._searched(vector)]
+        parts = [coreset.leave_one_out(rows, image, width=width) for coreset in searched]
+        distance, others = (torch.stack(each).amin(0) for each in zip(*parts, strict=True))
+        return distance, others
 
     def _coresets(self) -> list[Coreset]:
         return [each for each in self.coresets if isinstance(each, Coreset)]
@@ -76,16 +79,11 @@ class ConceptCoreset(nn.Module):
         concepts: list[int] = nearest.indices[near].tolist()
         return concepts
 
-    def _nearest(
-        self, rows: Tensor, concepts: list[int], leave_one_out: bool, width: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    def _nearest(self, rows: Tensor, concepts: list[int], width: int) -> tuple[Tensor, Tensor]:
         index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         distance = torch.full((len(rows),), torch.inf, device=rows.device)
         for concept in concepts:
-            coreset = self._coresets()[concept]
-            code, far = coreset(rows, width=width)
-            if leave_one_out:
-                far = coreset.distance_to_others(rows, (code, far))
+            code, far = self._coresets()[concept](rows, width=width)
             closer = far < distance
             index = torch.where(closer, code + concept * self.codebook_size, index)
             distance = torch.where(closer, far, distance)

@@ -260,24 +260,21 @@ class Coreset(nn.Module):
         return index, distance
 
     @torch.no_grad()
-    def distance_to_others(
-        self,
-        rows: Tensor,
-        nearest_codes: tuple[Tensor, Tensor] | None = None,
-        vector: Tensor | None = None,
-    ) -> Tensor:
-        """Return the L2 distance (N,) of an image's rows (N, D) to the nearest other code.
+    def leave_one_out(
+        self, rows: Tensor, image: Tensor, vector: Tensor | None = None, width: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Return the L2 distances (N,) of rows (N, D) of a training image to the nearest code, and
+        to the nearest one that is not a patch of the image.
 
-        A leave-one-out distance for training images, whose own patches may be codes. Equal to the
-        distance of `forward` if no code is among the rows. nearest_codes: result of `forward`, if
-        it is known.
+        image: all rows of the image (P, D). Both are equal if it contains no code or every code.
+        vector: of the image, which matters to a `ConceptCoreset` only. width: as of
+        `NearestSearch`.
         """
-        index, distance = nearest_codes or self.forward(rows)
-        distance = distance.clone()
-        self_codes = torch.unique(index[distance < SAME * self.vectors.norm(dim=1)[index]])
-        allowed = torch.ones(len(self.vectors), dtype=torch.bool, device=rows.device)
-        allowed[self_codes] = False
-        affected = ~allowed[index]
-        if bool(affected.any()) and bool(allowed.any()):
-            distance[affected] = self.search(rows[affected], self.vectors, self_codes)[1]
-        return distance
+        own = self.search.within(image, self.vectors, SAME)
+        apart = 0 < len(own) < len(self.vectors)
+        others = self.search(rows, self.vectors, own if apart else None, width)[1]
+        if not apart:
+            return others, others
+        table = self.vectors[own]
+        nearest_own = (rows - table[nearest(rows, table)]).norm(dim=1)
+        return torch.minimum(others, nearest_own), others

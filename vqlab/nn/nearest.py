@@ -22,6 +22,8 @@ AXES, ALL_AXES = range(15, 48, 8), range(63, 128, 16)
 the norm of the rest."""
 SHARE, SHARE_OF_ALL = 0.9, 0.98
 """Fractions of the variance of the codes that these axes explain, if so many are possible."""
+WITHIN_AXES = 8
+"""Principal axes on which `NearestSearch.within` compares vectors first."""
 MINIMUM = 512
 """Smaller codebooks are searched by `nearest`, as are vectors of few dimensions."""
 GROUP = 4
@@ -58,10 +60,9 @@ class NearestSearch(nn.Module):
         the rows are, in raster order; it makes the search faster and does not change the result. On
         other devices, and where bounds do not pay, `nearest` compares all codes.
         """
-        if rows.is_cpu and len(table) >= MINIMUM and table.shape[1] > ALL_AXES[-1]:
-            if self._prepared is None or self._prepared.table is not table:
-                self._prepared = _Bounds(table)
-            index, distance = self._prepared.search(rows.detach(), excluded, width)
+        bounds = self._bounds(rows, table)
+        if bounds is not None:
+            index, distance = bounds.search(rows.detach(), excluded, width)
             if not (rows.requires_grad or table.requires_grad):
                 return index, distance
         elif excluded is None:
@@ -73,6 +74,27 @@ class NearestSearch(nn.Module):
             index = codes[nearest(rows, table[codes])]
         parts = zip(torch.split(rows, 4096), torch.split(index, 4096), strict=True)
         return index, torch.cat([(part - table[at]).norm(dim=1) for part, at in parts])
+
+    def within(self, rows: Tensor, table: Tensor, share: float) -> Tensor:
+        """Return the indices, ascending, of the codes whose L2 distance to any of the rows (N, D)
+        is at most `share`, well below 1, of their norm."""
+        bounds = self._bounds(rows, table)
+        if bounds is not None:
+            return bounds.within(rows.detach(), share)
+        reach = share * table.norm(dim=1)
+        near = torch.zeros_like(reach, dtype=torch.bool)
+        for part in torch.split(rows, 256):
+            distance = torch.cdist(part, table, compute_mode="donot_use_mm_for_euclid_dist")
+            near |= (distance <= reach).any(0)
+        return near.nonzero()[:, 0]
+
+    def _bounds(self, rows: Tensor, table: Tensor) -> _Bounds | None:
+        """Return the prepared codebook; None if all codes are compared."""
+        if not rows.is_cpu or len(table) < MINIMUM or table.shape[1] <= ALL_AXES[-1]:
+            return None
+        if self._prepared is None or self._prepared.table is not table:
+            self._prepared = _Bounds(table)
+        return self._prepared
 
 
 def _reset(search: NearestSearch, _: object) -> None:
@@ -87,7 +109,7 @@ class _Bounds:
         from vqlab.nn.nearest_kernel import TILE, Codes  # numba is slow to import
 
         self.table = table
-        self.mean = table.mean(0)
+        self.mean, self.norms = table.mean(0), table.norm(dim=1)
         centred = (table - self.mean).double()
         variances, axes = torch.linalg.eigh(centred.T @ centred)
         shares = variances.flip(0).cumsum(0) / variances.sum()
@@ -95,7 +117,13 @@ class _Bounds:
         count = _count_axes(shares, SHARE_OF_ALL, ALL_AXES)
         self.axes = axes[:, -count:].flip(1).float().contiguous()
         leading, middle, squares = self._project(table)
+        order = leading[:, 0].argsort()
+        self.sorted = leading[order, :WITHIN_AXES], order
+        """Coordinates (K, `WITHIN_AXES`) sorted by the first, and their codes (K,)."""
         order = _split(leading, torch.arange(len(table)), TILE)
+        self.places = torch.empty_like(order)
+        """Place of each code in the tiles, (K,)."""
+        self.places[order] = torch.arange(len(order))
         order = torch.cat([order, order[:1].expand(-len(order) % TILE)])
         leading = leading[order]
         bounds = leading.square().sum(1)
@@ -103,7 +131,6 @@ class _Bounds:
         self.products = torch.cat([-2 * leading, bounds[:, None]], 1).T.contiguous()
         """Matrix (A + 1, T · TILE): the product with [x; 1] and ‖x‖² are squared bounds of x."""
         self.rounding = ROUNDING * squares.max()
-        self.order = order
         tiles = leading.view(-1, TILE, leading.shape[1]).mT.contiguous()
         self.codes = Codes(
             table.numpy(), order.numpy(), tiles.numpy(), middle[order].numpy(), bounds.numpy()
@@ -113,12 +140,11 @@ class _Bounds:
         """Return indices (N,) of the nearest codes of rows (N, D), and the distances (N,)."""
         from vqlab.nn.nearest_kernel import Rows, search_groups  # numba is slow to import
 
-        codes, products = self.codes, self.products
-        if excluded is not None:
-            omitted = torch.isin(self.order, excluded)
-            products = products.clone()
-            products[-1, omitted] = torch.inf
-            codes = codes._replace(squares=products[-1].numpy())
+        codes = self.codes
+        if excluded is not None:  # their bounds in `products` only let more tiles be searched
+            squares = torch.from_numpy(codes.squares).clone()
+            squares[self.places[excluded]] = torch.inf
+            codes = codes._replace(squares=squares.numpy())
         count = len(rows)
         order = _groups(count, width)
         rows = rows.contiguous().index_select(0, order)
@@ -128,11 +154,11 @@ class _Bounds:
         radii = (groups - centres[:, None]).norm(dim=2).flatten()
         rounding = ROUNDING * norms + self.rounding
         results = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
-        bounds = rows.new_empty(min(GROUPS, len(centres)), products.shape[1])
+        bounds = rows.new_empty(min(GROUPS, len(centres)), self.products.shape[1])
         for start in range(0, len(centres), GROUPS):
             part, inside = (slice(k * start, k * (start + GROUPS)) for k in (1, GROUP))
             some = bounds[: len(centres[part])]
-            torch.mm(F.pad(centres[part], (0, 1), value=1), products, out=some)
+            torch.mm(F.pad(centres[part], (0, 1), value=1), self.products, out=some)
             search_groups(
                 some.numpy(),
                 centres[part].square().sum(1).numpy(),
@@ -142,6 +168,17 @@ class _Bounds:
             )
         index, distance = (each.new_empty(count).index_copy_(0, order, each) for each in results)
         return index, distance
+
+    def within(self, rows: Tensor, share: float) -> Tensor:
+        """Return the indices of codes as `NearestSearch.within`."""
+        from vqlab.nn.nearest_kernel import mark_within  # numba is slow to import
+
+        axes = self.axes[:, :WITHIN_AXES]
+        leading = rows @ axes - self.mean @ axes
+        result = torch.zeros(len(self.table), dtype=torch.bool)
+        arrays = rows.contiguous(), leading, self.table, *self.sorted, share * self.norms, result
+        mark_within(*(each.numpy() for each in arrays))
+        return result.nonzero()[:, 0]
 
     def _project(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows on the leading axes (N, A) and on the middle axes (N, M), each with the norm

@@ -126,7 +126,7 @@ def search_groups(
                 continue
             tile = step if step >= 0 else first
             bound = _bounds_of(leading, i, norm, tiles, squares, tile, tile_bounds)
-            if bound > square:
+            if bound > square or bound == np.inf:
                 continue
             for j in range(TILE if place < 0 else 0):
                 if tile_bounds[j] == bound:  # a close code at first lets the bounds discard more
@@ -149,3 +149,28 @@ def search_groups(
             reach = np.sqrt(square) + radii[i]
             limit = reach * reach + rounding[i] - centres[group]
         index[i], distance[i] = place, np.sqrt(square)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def mark_within(
+    rows: Any, leading: Any, table: Any, code_leading: Any, order: Any, reach: Any, within: Any
+) -> None:
+    """Set within (K,), bool, for the codes of table (K, D) whose distance to any of the rows (N, D)
+    is at most reach (K,).
+
+    leading (N, A): the rows on orthonormal axes. code_leading (K, A): so the codes `order` (K,),
+    sorted by the first axis.
+    """
+    first, widest = code_leading[:, 0].copy(), reach.max()
+    for i in range(len(rows)):
+        at = np.searchsorted(first, leading[i, 0] - widest)
+        while at < len(first) and first[at] <= leading[i, 0] + widest:
+            code = order[at]
+            limit = reach[code] * reach[code]
+            if (
+                not within[code]
+                and _square_distance(leading, i, code_leading, at) <= limit
+                and _square_distance(rows, i, table, code) <= limit
+            ):
+                within[code] = True
+            at += 1

@@ -97,19 +97,43 @@ class VQFlow(FlowNetwork):
             maps = smooth(published_map(levels, scoring.combine), sigma)
         return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
 
-    def _terms(
-        self, pyramid: Pyramid, leave_one_out: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _terms(self, pyramid: Pyramid) -> tuple[Tensor, Tensor, Tensor]:
         """Return terms (T, B, h, w), concepts (B,) and pattern codes (B, h, w).
 
-        Terms: −log p of each level per dimension, up to constants; the logarithm of each; and the
-        distance to the nearest code of the coreset (`leave_one_out`: also to the nearest one that
-        is not a patch of the image itself). Pattern codes: of the finest level with patterns, else
-        the nearest codes of the coreset.
+        Terms: those of `_level_terms`, and the distance to the nearest code of the coreset. Pattern
+        codes: of the finest level with patterns, else the nearest codes of the coreset.
         """
-        concept, means = self._concept(pyramid), self._means(pyramid)
-        share, grid = self.config.scoring.jacobian, map_size(pyramid[0])
-        terms = []
+        means, grid = self._means(pyramid), map_size(pyramid[0])
+        terms, indices, codes = self._level_terms(pyramid, means)
+        if self.coverage is not None:
+            rows, vectors = to_rows(join_levels(means)), self._vectors(pyramid)
+            nearest, distance = self.coverage(rows, vectors, grid[1])
+            terms = torch.cat([terms, distance.view(1, -1, *grid)])
+            codes = nearest.view(-1, *grid) if codes is None else codes
+        return terms, indices, indices.new_empty(len(indices), 0, 0) if codes is None else codes
+
+    def _training_terms(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+        """Return terms (T + 1, B, h, w) and concepts (B,) of training images: those of `_terms`,
+        and the distance to the nearest code that is not a patch of the image itself."""
+        means = self._means(pyramid)
+        terms, indices, _ = self._level_terms(pyramid, means)
+        if self.coverage is not None:
+            images, width = torch.split(join_levels(means), 1), terms.shape[3]
+            pairs = [
+                self.coverage.leave_one_out(rows, rows, vector, width)
+                for rows, vector in zip(map(to_rows, images), self._vectors(pyramid), strict=True)
+            ]
+            distances = [torch.stack(each) for each in zip(*pairs, strict=True)]
+            terms = torch.cat([terms, *(d.view(1, *terms.shape[1:]) for d in distances)])
+        return terms, indices
+
+    def _level_terms(
+        self, pyramid: Pyramid, means: Pyramid
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return terms (2L, B, h, w) of L levels: −log p of each per dimension, up to constants,
+        and the logarithm of each; concepts (B,); pattern codes (B, h, w), None without."""
+        concept, share, terms = self._concept(pyramid), self.config.scoring.jacobian, []
+        grid = map_size(pyramid[0])
         latents = self._latents(pyramid, means, concept, with_log_det=share > 0)
         for level, (z, log_det, _, _, size) in zip(self._levels(), latents, strict=True):
             term = level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
@@ -120,27 +144,14 @@ class VQFlow(FlowNetwork):
             terms.append(maps if size == grid else resize(maps, grid))
         terms += [term.clamp_min(MINIMUM).log() for term in terms]
         indices = self._concept_indices(pyramid) if concept is None else concept.indices
-        codes = indices.new_empty(len(indices), 0, 0)
-        if self.coverage is not None:
-            rows = to_rows(join_levels(means))
-            vectors = indices[:, None].float()
-            if self.concepts is not None:
-                vectors = self.concepts.encode(pyramid[-1])
-            index, distance = self.coverage(rows, vectors, grid[1])
-            codes = index.view(-1, *grid)
-            terms.append(distance.view(-1, 1, *grid))
-            if leave_one_out:
-                parts = (each.chunk(len(codes)) for each in (rows, index, distance))
-                distances = [
-                    self.coverage.distance_to_others(r, (i, d), vector)
-                    for r, i, d, vector in zip(*parts, vectors, strict=True)
-                ]
-                terms.append(torch.stack(distances).view(-1, 1, *grid))
-        for latent in latents:
-            if latent.pattern is not None:
-                codes = latent.pattern.view(-1, *latent.size)
-                break
-        return torch.stack(terms)[:, :, 0], indices, codes
+        codes = (each.pattern.view(-1, *each.size) for each in latents if each.pattern is not None)
+        return torch.stack(terms)[:, :, 0], indices, next(codes, None)
+
+    def _vectors(self, pyramid: Pyramid) -> Tensor:
+        """Return the image vectors (B, V) before quantisation; zeros without concepts."""
+        if self.concepts is None:
+            return pyramid[0].new_zeros(len(pyramid[0]), 1)
+        return self.concepts.encode(pyramid[-1])
 
     def _sum(self, terms: Tensor, concept: Tensor) -> Tensor:
         """Return the weighted sum (B, h, w) of standardised terms (T, B, h, w) of images of these
@@ -159,14 +170,13 @@ class VQFlow(FlowNetwork):
         self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
     ) -> None:
         with self._eval_mode():
-            by_concept = self.config.scoring.image_standardise == "concept"
-            both = [self._terms(sample.pyramid, by_concept)[:2] for sample in held_out]
             count = self._count_terms()
-            held_out_terms = [(terms[:count], concept) for terms, concept in both]
             pooled = self.config.scoring.standardise in ("none", "global")
+            both = [self._training_terms(sample.pyramid) for sample in held_out]
+            held_out_terms = [(terms[:count], concept) for terms, concept in both]
             terms = held_out_terms if pooled else (self._terms(s.pyramid)[:2] for s in train)
             self.expectation.fit(terms, held_out_terms)
-            if by_concept:
+            if self.config.scoring.image_standardise == "concept":
                 self._fit_image_level(train, both, effort)
 
     def _fit_image_level(
@@ -175,8 +185,8 @@ class VQFlow(FlowNetwork):
         """Fit the normalisation of image scores to the held-out images, and to so many training
         images that each concept has `IMAGES_PER_CONCEPT` images, times the effort.
 
-        held_out: leave-one-out terms and concepts. The scores are leave-one-out, since an image
-        whose patches are codes scores far lower than a new image of its concept.
+        held_out: `_training_terms` and concepts. The scores are leave-one-out, since an image whose
+        patches are codes scores far lower than a new image of its concept.
         """
         batches = [self._concept_indices(sample.pyramid) for sample in train]
         present = torch.cat([concept for _, concept in held_out])
@@ -187,13 +197,13 @@ class VQFlow(FlowNetwork):
         for sample, places in zip(train, evenly_by_concept(batches, missing), strict=True):
             if places:
                 pyramid = tuple(level[places] for level in sample.pyramid)
-                terms, concept, _ = self._terms(pyramid, leave_one_out=True)
+                terms, concept = self._training_terms(pyramid)
                 parts.append(self._leave_one_out_scores(terms, concept))
                 concepts.append(concept)
         self.image_level.fit(torch.cat(parts), torch.cat(concepts))
 
     def _leave_one_out_scores(self, terms: Tensor, concept: Tensor) -> Tensor:
-        """Return image scores (B,), not normalised, of leave-one-out terms (T, B, h, w)."""
+        """Return image scores (B,), not normalised, of `_training_terms` (T, B, h, w)."""
         if self.coverage is not None:
             terms = torch.cat([terms[:-2], terms[-1:]])
         return self._scores(terms, concept).image_score
