@@ -17,8 +17,8 @@ from vqlab.types import UserError
 SIDE = 64
 
 
-def backbone() -> Backbone:
-    settings = FeatureSettings(backbone="resnet18", levels=(1, 2), weights="random", cache=False)
+def backbone(name: str = "resnet18") -> Backbone:
+    settings = FeatureSettings(backbone=name, levels=(1, 2), weights="random", cache=False)
     return Backbone(settings, SIDE)
 
 
@@ -58,8 +58,16 @@ def test_engine_that_differs_from_torch_is_rejected() -> None:
 def test_auto_falls_back_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PACKAGES, "openvino", ("a_package_that_does_not_exist",))
     monkeypatch.setitem(PACKAGES, "onnx", ("a_package_that_does_not_exist",))
-    frozen = backbone()
+    frozen = backbone("mobilenetv2_100")
     frozen.use_engine("auto")
     assert frozen.engine == "torch"
     with pytest.raises(UserError, match="needs the packages a_package_that_does_not_exist; inst"):
         frozen.use_engine("openvino")
+
+
+def test_auto_leaves_networks_of_wide_convolutions_to_torch() -> None:
+    pytest.importorskip("openvino")
+    for name, engine in (("resnet18", "torch"), ("mobilenetv2_100", "openvino")):
+        frozen = backbone(name)
+        frozen.use_engine("auto")
+        assert frozen.engine == engine

@@ -36,7 +36,7 @@ def test_minimal_filtering(shape, added, rectify):
     residual = normal(1, 96, *shape, seed=3) if added else None
     convolution = FrozenConvolution(weight, bias, **PLAIN)
     actual = convolution(x, residual, rectify)
-    assert convolution._filters is not None
+    assert convolution.filtered and convolution._filters is not None
     assert_close(actual, expected(x, weight, bias, residual, rectify, **PLAIN))
 
 

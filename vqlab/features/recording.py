@@ -84,16 +84,24 @@ class RecordedNetwork(nn.Module):
                 del values[index]
         return [values[index] for index in self.record.outputs]
 
+    @property
+    def filtered(self) -> bool:
+        """Whether convolutions of single images on a CPU are computed by minimal filtering."""
+        return any(self._convolution(chain).filtered for _, chain, _ in self._fused_steps if chain)
+
     def _convolve(self, chain: Chain, values: Mapping[int, Tensor]) -> Tensor:
         residual = None if chain.residual is None else values[chain.residual]
         try:
-            if chain not in self._convolutions:
-                state = dict(self.named_parameters()) | dict(self.named_buffers())
-                convolution = build_convolution(chain, self.record.operations, state)
-                self._convolutions[chain] = convolution
-            return self._convolutions[chain](values[chain.source], residual, chain.rectify)
+            return self._convolution(chain)(values[chain.source], residual, chain.rectify)
         except (TypeError, ValueError) as error:
             raise RuntimeError(f"recorded convolution failed: {error}") from None
+
+    def _convolution(self, chain: Chain) -> FrozenConvolution:
+        if chain not in self._convolutions:
+            state = dict(self.named_parameters()) | dict(self.named_buffers())
+            convolution = build_convolution(chain, self.record.operations, state)
+            self._convolutions[chain] = convolution
+        return self._convolutions[chain]
 
     def _call(self, operation: Operation, values: Mapping[int, Tensor]) -> Any:
         def decode(argument: Any) -> Any:

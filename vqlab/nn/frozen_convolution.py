@@ -34,7 +34,8 @@ class FrozenConvolution:
         pairs = (geometry[key] for key in ("stride", "padding", "dilation"))
         plain = all(_pair(value) == [1, 1] for value in pairs) and geometry["groups"] == 1
         many = weight.shape[0] * weight.shape[1] >= CHANNEL_PAIRS
-        self._filtered = plain and many and weight.shape[2:] == (3, 3)
+        self.filtered = plain and many and weight.shape[2:] == (3, 3)
+        """Whether it is computed by minimal filtering, of maps that are not small."""
         self._filters: Tensor | None = None
 
     def __call__(self, x: Tensor, residual: Tensor | None, rectify: bool) -> Tensor:
@@ -43,7 +44,7 @@ class FrozenConvolution:
         rows, columns = (-(-side // SIDE) for side in x.shape[2:])
         shape = (1, len(self._weight), *x.shape[2:])
         fits = residual is None or residual.shape == shape
-        if self._filtered and fits and rows * columns >= TILES:
+        if self.filtered and fits and rows * columns >= TILES:
             return self._filter(x, residual, rectify, rows * columns)
         out = F.conv2d(x, self._weight, self._bias, **self._geometry)
         out = out if residual is None else out + residual
