@@ -277,6 +277,21 @@ def test_scores_of_products_with_different_scatter_are_normalized() -> None:
     )
 
 
+@pytest.mark.usefixtures("narrow_fusion")
+@pytest.mark.parametrize(
+    "name", ["whole", "paper", "joined", "coreset of each concept", "without any condition"]
+)
+def test_calibration_terms_of_every_second_position_equal_those_of_all(name: str) -> None:
+    detector = build(ABLATIONS[name])
+    train(detector, steps=3)
+    pyramid = two_products(16, seed=0).pyramid  # training images, whose patches are codes
+    for level in (pyramid, tuple(level[..., :-1] for level in pyramid)):
+        terms, concept = detector._training_terms(level, step=1)
+        some, concept_of_some = detector._training_terms(level, step=2)
+        torch.testing.assert_close(some, terms[..., ::2, ::2])
+        assert torch.equal(concept_of_some, concept)
+
+
 def test_alternatives_are_the_published_scores() -> None:
     detector = build({})
     train(detector, steps=10)

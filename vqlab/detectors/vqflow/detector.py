@@ -29,6 +29,9 @@ from vqlab.types import InputSpec, Pyramid, Sample, Scores, UserError
 
 MINIMUM = 1e-6
 """Lower bound of −log p (up to constants) before its logarithm is taken."""
+MANY_POSITIONS = 576
+"""Maps of this size are calibrated on every second row and column: what limits the precision of the
+statistics is the number of images, since positions of one image are similar."""
 SHRINKAGE = 20.0
 """See `ConceptNormalization`."""
 IMAGES_PER_CONCEPT = 12
@@ -86,9 +89,13 @@ class VQFlow(FlowNetwork):
             return scores
         return Scores(scores.anomaly_map, self.image_level.normalize(scores.image_score, concept))
 
-    def _scores(self, terms: Tensor, concept: Tensor) -> Scores:
-        """Return scores from terms (T, B, h, w) and concepts (B,); image scores not normalised."""
-        scoring, size = self.config.scoring, self.spec.image_size_of(terms.shape[2:])
+    def _scores(
+        self, terms: Tensor, concept: Tensor, size: tuple[int, int] | None = None
+    ) -> Scores:
+        """Return scores from terms (T, B, h, w) and concepts (B,); image scores not normalised.
+
+        size: of the maps; default: that of the image at network size."""
+        scoring, size = self.config.scoring, size or self.spec.image_size_of(terms.shape[2:])
         sigma = scoring.smoothing * max(self.spec.image_size)
         if scoring.combine == "sum":
             maps = upsample(self._sum(terms, concept), size, sigma)
@@ -112,40 +119,52 @@ class VQFlow(FlowNetwork):
             codes = nearest.view(-1, *grid) if codes is None else codes
         return terms, indices, indices.new_empty(len(indices), 0, 0) if codes is None else codes
 
-    def _training_terms(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-        """Return terms (T + 1, B, h, w) and concepts (B,) of training images: those of `_terms`,
-        and the distance to the nearest code that is not a patch of the image itself."""
+    def _training_terms(self, pyramid: Pyramid, step: int) -> tuple[Tensor, Tensor]:
+        """Return terms (T + 1, B, h, w) and concepts (B,) of training images.
+
+        The last term is the distance to the nearest code that is not a patch of the image itself.
+        The maps have every `step`-th row and column.
+        """
         means = self._means(pyramid)
-        terms, indices, _ = self._level_terms(pyramid, means)
+        terms, indices, _ = self._level_terms(pyramid, means, step)
         if self.coverage is not None:
-            images, width = torch.split(join_levels(means), 1), terms.shape[3]
+            whole = join_levels(means)
+            every = whole[..., ::step, ::step]
+            parts = (map(to_rows, torch.split(maps, 1)) for maps in (every, whole))
             pairs = [
-                self.coverage.leave_one_out(rows, rows, vector, width)
-                for rows, vector in zip(map(to_rows, images), self._vectors(pyramid), strict=True)
+                self.coverage.leave_one_out(rows, image, vector, every.shape[3])
+                for rows, image, vector in zip(*parts, self._vectors(pyramid), strict=True)
             ]
             distances = [torch.stack(each) for each in zip(*pairs, strict=True)]
             terms = torch.cat([terms, *(d.view(1, *terms.shape[1:]) for d in distances)])
         return terms, indices
 
     def _level_terms(
-        self, pyramid: Pyramid, means: Pyramid
+        self, pyramid: Pyramid, means: Pyramid, step: int = 1
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return terms (2L, B, h, w) of L levels: −log p of each per dimension, up to constants,
-        and the logarithm of each; concepts (B,); pattern codes (B, h, w), None without."""
+        and the logarithm of each; concepts (B,); pattern codes (B, h, w), None without.
+
+        step: as of `_training_terms`.
+        """
         concept, share, terms = self._concept(pyramid), self.config.scoring.jacobian, []
         grid = map_size(pyramid[0])
-        latents = self._latents(pyramid, means, concept, with_log_det=share > 0)
+        latents = self._latents(pyramid, means, concept, with_log_det=share > 0, step=step)
         for level, (z, log_det, _, _, size) in zip(self._levels(), latents, strict=True):
             term = level.base.quadratic(z.flatten(0, 1), self._prototypes(z, concept))
             term = term.view(z.shape[:2])
             if share:
                 term = term - share * log_det / level.channels
-            maps = term.view(-1, 1, *size)
-            terms.append(maps if size == grid else resize(maps, grid))
+            if size == grid and self.independent:
+                terms.append(term.view(-1, 1, *(-(-n // step) for n in grid)))
+            else:
+                maps = term.view(-1, 1, *size)
+                maps = maps if size == grid else resize(maps, grid)
+                terms.append(maps[..., ::step, ::step])
         terms += [term.clamp_min(MINIMUM).log() for term in terms]
         indices = self._concept_indices(pyramid) if concept is None else concept.indices
         codes = (each.pattern.view(-1, *each.size) for each in latents if each.pattern is not None)
-        return torch.stack(terms)[:, :, 0], indices, next(codes, None)
+        return torch.stack(terms)[:, :, 0], indices, next(codes, None) if step == 1 else None
 
     def _vectors(self, pyramid: Pyramid) -> Tensor:
         """Return the image vectors (B, V) before quantisation; zeros without concepts."""
@@ -172,15 +191,20 @@ class VQFlow(FlowNetwork):
         with self._eval_mode():
             count = self._count_terms()
             pooled = self.config.scoring.standardise in ("none", "global")
-            both = [self._training_terms(sample.pyramid) for sample in held_out]
+            step = 2 if pooled and self.grid[0] * self.grid[1] >= MANY_POSITIONS else 1
+            both = [self._training_terms(sample.pyramid, step) for sample in held_out]
             held_out_terms = [(terms[:count], concept) for terms, concept in both]
             terms = held_out_terms if pooled else (self._terms(s.pyramid)[:2] for s in train)
             self.expectation.fit(terms, held_out_terms)
             if self.config.scoring.image_standardise == "concept":
-                self._fit_image_level(train, both, effort)
+                self._fit_image_level(train, both, effort, step)
 
     def _fit_image_level(
-        self, train: Iterable[Sample], held_out: list[tuple[Tensor, Tensor]], effort: float
+        self,
+        train: Iterable[Sample],
+        held_out: list[tuple[Tensor, Tensor]],
+        effort: float,
+        step: int,
     ) -> None:
         """Fit the normalisation of image scores to the held-out images, and to so many training
         images that each concept has `IMAGES_PER_CONCEPT` images, times the effort.
@@ -192,21 +216,22 @@ class VQFlow(FlowNetwork):
         present = torch.cat([concept for _, concept in held_out])
         size = len(self.image_level.location)
         missing = effort * IMAGES_PER_CONCEPT - torch.bincount(present, minlength=size)
-        parts = [self._leave_one_out_scores(*each) for each in held_out]
+        parts = [self._leave_one_out_scores(*each, step) for each in held_out]
         concepts = [present]
         for sample, places in zip(train, evenly_by_concept(batches, missing), strict=True):
             if places:
                 pyramid = tuple(level[places] for level in sample.pyramid)
-                terms, concept = self._training_terms(pyramid)
-                parts.append(self._leave_one_out_scores(terms, concept))
+                terms, concept = self._training_terms(pyramid, step)
+                parts.append(self._leave_one_out_scores(terms, concept, step))
                 concepts.append(concept)
         self.image_level.fit(torch.cat(parts), torch.cat(concepts))
 
-    def _leave_one_out_scores(self, terms: Tensor, concept: Tensor) -> Tensor:
+    def _leave_one_out_scores(self, terms: Tensor, concept: Tensor, step: int) -> Tensor:
         """Return image scores (B,), not normalised, of `_training_terms` (T, B, h, w)."""
         if self.coverage is not None:
             terms = torch.cat([terms[:-2], terms[-1:]])
-        return self._scores(terms, concept).image_score
+        height, width = self.spec.image_size_of(terms.shape[2:])
+        return self._scores(terms, concept, (step * height, step * width)).image_score
 
     def _count_terms(self) -> int:
         """Return the number of terms, without those of leave-one-out."""

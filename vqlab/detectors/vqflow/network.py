@@ -56,6 +56,8 @@ class FlowNetwork(Detector):
         self.grid = joined[1]
         """Size (h, w) of the finest level."""
         self.n_concepts = concept.codebook_size if concept.enabled else 1
+        self.independent = flow.kernel == 1 and not flow.fusion
+        """Whether the latents of a position depend on this position only."""
         if config.levels == "joined":
             modelled = [joined]
         self.concepts: ConceptCodebook | None = None
@@ -218,13 +220,15 @@ class FlowNetwork(Detector):
         concept: ConceptCodes | None,
         noise: float = 0.0,
         with_log_det: bool = True,
+        step: int = 1,
     ) -> list[Latents]:
         """Return the latents of each level, in training at random positions if these are
-        independent. means: see `_means`; with_log_det: as of `apply_flow`."""
+        independent. means: see `_means`; with_log_det: as of `apply_flow`; step: compute the finest
+        level in every `step`-th row and column only, if positions are independent."""
         latents = []
         for number, level in enumerate(self._levels()):
             maps = join_levels(means) if self.config.levels == "joined" else means[number]
-            positions = self._positions(maps)
+            positions = self._positions(maps, step if map_size(maps) == map_size(means[0]) else 1)
             rows = rows_at(maps, positions)
             rows = level.whitening(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
             if self.training and noise:
@@ -237,16 +241,16 @@ class FlowNetwork(Detector):
             return latents
         return apply_fusion(self.fusion, self.above, latents, pyramid[-1], concept)
 
-    def _positions(self, maps: Tensor) -> Tensor:
-        """Return indices of positions (B, P) of maps (B, C, h, w): random ones in training, else
-        all."""
-        flow, images, count = self.config.flow, len(maps), maps.shape[2] * maps.shape[3]
-        independent = flow.kernel == 1 and not flow.fusion
-        if not (self.training and independent) or flow.places >= count:
-            return torch.arange(count, device=maps.device).expand(images, -1)
-        return distributed.sample_shard(
-            lambda total: torch.randint(count, (total, flow.places)), images
-        ).to(maps.device)
+    def _positions(self, maps: Tensor, step: int) -> Tensor:
+        """Return indices of positions (B, P) of maps (B, C, h, w), see `_latents`."""
+        flow, images, (height, width) = self.config.flow, len(maps), map_size(maps)
+        if self.training and self.independent and flow.places < height * width:
+            return distributed.sample_shard(
+                lambda total: torch.randint(height * width, (total, flow.places)), images
+            ).to(maps.device)
+        step = step if self.independent else 1
+        indices = torch.arange(height * width, device=maps.device).view(height, width)
+        return indices[::step, ::step].flatten().expand(images, -1)
 
     def _prototypes(self, z: Tensor, concept: ConceptCodes | None) -> Prototypes:
         """Return the prototypes of all rows of z (B, P, C): of their images, or the codebook."""
