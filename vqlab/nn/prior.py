@@ -66,7 +66,7 @@ class CodePrior(nn.Module):
         rate: float = 3e-3,
         seed: int = 0,
     ) -> None:
-        """Fit from scratch to code maps (N, h, w) of normal images; codebook (K, D) is constant.
+        """Fit from scratch to code maps (N, h, w), any integer type; codebook (K, D) is constant.
 
         Each step uses at most `places` random positions of `batch_size` maps. Deterministic: the
         global random state is neither used nor changed.
@@ -79,7 +79,7 @@ class CodePrior(nn.Module):
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
             for _ in range(steps):
                 chosen = torch.randint(len(indices), (batch_size,)).to(indices.device)
-                loss = self._loss(indices[chosen], codebook, places)
+                loss = self._loss(indices[chosen].long(), codebook, places)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

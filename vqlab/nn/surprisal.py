@@ -30,14 +30,14 @@ class CodeSurprisal(nn.Module):
 
     @torch.no_grad()
     def fit(self, indices: Iterable[Tensor], *, spread: float = 1.0, prior: float = 1.0) -> None:
-        """Count codes in batches of indices (B, h, w).
+        """Count codes in batches of indices (B, h, w), of any integer type.
 
         Counts by position are smoothed with a Gaussian (`spread`, in codes); `prior` is the weight
         of the overall frequency, in counts.
         """
         at = torch.zeros_like(self.position)
         left, above = torch.zeros_like(self.neighbour[0]), torch.zeros_like(self.neighbour[0])
-        for batch in indices:
+        for batch in map(Tensor.long, indices):
             at += self._places(batch)
             left += self._pairs(batch[..., :-1], batch[..., 1:])
             above += self._pairs(batch[:, :-1], batch[:, 1:])

@@ -233,13 +233,14 @@ class VQVAE(Detector):
         for sample in train:
             (images,) = sample.pyramid
             reconstruction, indices = self.reconstruct(images)
-            parts.append(indices)
+            parts.append(indices.int())
             total += squared_error(reconstruction, images).double().sum(0)
             count += len(images)
         self.error_mean.copy_(smooth(total / count, 1.0))
         indices = torch.cat(parts)
         augmented = torch.cat([indices, *self._augmented_indices(train)])
-        self.surprisal.fit([augmented], spread=scoring.spread, prior=scoring.prior)
+        batches = torch.split(augmented, 64)
+        self.surprisal.fit(batches, spread=scoring.spread, prior=scoring.prior)
         if "context" in scoring.terms:
             steps = max(1, round(effort * scoring.context_steps))
             self.prior.fit(augmented, self.quantizer.codebook, steps=steps)
@@ -259,8 +260,8 @@ class VQVAE(Detector):
         return same and ("context" in calibrated.terms or "context" not in new.terms)
 
     def _augmented_indices(self, train: Iterable[Sample]) -> list[Tensor]:
-        """Return code indices (B, h, w) of `COPIES` brightness-augmented copies of the images;
-        deterministic."""
+        """Return code indices (B, h, w), int32, of `COPIES` brightness-augmented copies of the
+        images; deterministic."""
         spread, generator = self.config.scoring.light, torch.Generator().manual_seed(0)
         if not spread:
             return []
@@ -269,7 +270,7 @@ class VQVAE(Detector):
                 self.quantizer.encode(
                     self.latents(scale_brightness(sample.pyramid[0], spread, generator))
                 )
-            )
+            ).int()
             for _ in range(COPIES)
             for sample in train
         ]
