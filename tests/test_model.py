@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_model import tiny_model
+from tiny_model import overflowing_model, tiny_model
 
 from vqlab.checkpoint import save_checkpoint
 from vqlab.data import load_dataset
+from vqlab.errors import ScoreError
 from vqlab.model import Model
 from vqlab.run import calibrate_and_assess, make_trainer, resolve
 from vqlab.training import choose_device
@@ -88,3 +89,12 @@ def test_checkpoint_without_settings_or_thresholds_raises(
         Model.load(path)
     model.save(path)
     assert Model.load(path).thresholds == model.thresholds
+
+
+def test_scores_that_are_not_finite_raise() -> None:
+    model = overflowing_model()
+    black, white = np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)
+    assert model.score(black).score == 0
+    for images in ([white], [white, black]):
+        with pytest.raises(ScoreError, match="must be finite numbers; got NaN or infinity"):
+            model.score_batch(images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +44,14 @@ def tiny_model(
     detector = build_detector(meta["config"]["detector"], backbone.spec).eval()
     detector.sd.fill_(0.2)  # type: ignore[operator, union-attr]
     return Model(detector, backbone, config.data, thresholds, meta, torch.device("cpu"))
+
+
+def overflowing_model() -> Model:
+    """Return a model whose scores are infinite, except of a black image."""
+    model = tiny_model(1.0)
+    detector_tree = {**model.meta["config"]["detector"], "floor": 1e-45}
+    config = {**model.meta["config"], "detector": detector_tree}
+    detector = build_detector(detector_tree, model.backbone.spec).eval()
+    for buffer in detector.buffers():
+        buffer.zero_()
+    return replace(model, detector=detector, meta={**model.meta, "config": config})

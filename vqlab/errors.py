@@ -13,6 +13,16 @@ class UserError(Exception):
     """
 
 
+class ScoreError(UserError):
+    """The anomaly map or score of an image is not finite."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the scores of an image must be finite numbers; got NaN or infinity: the model is "
+            "damaged; train it again."
+        )
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return `did you mean cable?` for the closest of `names` to `word`; empty if none is close."""
     by_lower = {name.lower(): name for name in names}

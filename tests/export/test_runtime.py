@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_model import overflowing_model
 
 from vqlab import UserError, runtime
 from vqlab.data import DataSettings, read_image, to_network
+from vqlab.errors import ScoreError
 from vqlab.evaluation import Thresholds, display_unit
 from vqlab.evaluation.calibration import CalibrationScores
 from vqlab.export import export_model
@@ -202,3 +204,23 @@ def test_bundle_runs_without_torch_and_vqlab(mean_image: Model, tmp_path: Path) 
         assert row["score"] == pytest.approx(expected.score, rel=1e-5)
         assert row["calibrated"] == pytest.approx(expected.calibrated, rel=1e-4)
         assert row["threshold"] == mean_image.thresholds.image
+
+
+def test_scores_that_are_not_finite_raise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    (tmp_path / "black").mkdir()
+    for number in range(8):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"black/{number}.png")
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")
+    described = {"run_id": "0", "version": "0", "data": {"categories": ["part"], "fingerprint": ""}}
+    exported = overflowing_model()
+    exported.meta.update(described)
+    export_model(exported, "onnx", tmp_path, images=tmp_path / "black")
+    model, image = tmp_path / "model.onnx", tmp_path / "white.png"
+    with pytest.raises(ScoreError):
+        runtime.Model(model).score(image)
+    assert main([str(model), str(image)]) == 3
+    line = json.loads(capsys.readouterr().out)
+    assert line["verdict"] == "unreadable" and "got NaN or infinity" in line["reason"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqlab.errors import UserError
 from vqlab.nn.hierarchy import Coreset
 from vqlab.nn.nearest import ALL_AXES, MINIMUM, NearestSearch
 
@@ -95,3 +96,10 @@ def test_search_uses_updated_codes() -> None:
         assert torch.equal(copied(rows)[0], first)
     coreset.fit(features(700, 3))
     assert torch.equal(coreset(rows)[0], exhaustive(rows, coreset.vectors)[0])
+
+
+def test_codes_that_are_not_finite_raise() -> None:
+    table = features(MINIMUM, seed=0)
+    table[7, 3] = torch.nan
+    with pytest.raises(UserError, match="codes of a model must be finite numbers"):
+        NearestSearch()(features(2, seed=1), table)

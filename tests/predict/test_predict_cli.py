@@ -51,7 +51,7 @@ def test_unreadable_file_exits_with_status_3(
     (folder / "notes.txt").touch()
     assert predict(monkeypatch, checkpoint, tmp_path / "p", folder) == 3
     captured = capsys.readouterr()
-    assert "1 of 4 files could not be read" in captured.err and "bad[red].png" in captured.err
+    assert "1 of 4 files could not be scored" in captured.err and "bad[red].png" in captured.err
     assert (
         "bad[red].png" in captured.out
         and "unreadable" in captured.out

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_photos import write_photo
+from tiny_model import overflowing_model
 
 from vqlab.model import Model, Prediction
 from vqlab.predict import pictures, predict_files, read_rows
@@ -255,3 +256,14 @@ def test_failure_keeps_the_previous_results(
         predict_files(model, [folder], results)
     after = {path.name: path.read_bytes() for path in results.iterdir() if path.is_file()}
     assert after == before
+
+
+def test_images_whose_scores_are_not_finite_are_unreadable(photos: Photos, tmp_path: Path) -> None:
+    folder = photos(1)
+    Image.new("RGB", (40, 30)).save(folder / "black.png")
+    summary = predict_files(overflowing_model(), [folder], tmp_path / "p")
+    infinite, finite = summary.rows
+    assert finite.score == 0 and finite.verdict == "pass" and not finite.reason
+    assert infinite.score is None and infinite.verdict == "unreadable"
+    assert "got NaN or infinity" in infinite.reason
+    assert summary.counts["unreadable"] == summary.pictures == 1

@@ -12,10 +12,11 @@ import pytest
 import requests
 from PIL import Image
 from servers import PREDICT, error_of, post, running
+from tiny_model import overflowing_model
 
 from vqlab.model import Model
 from vqlab.serve import ServeSettings
-from vqlab.tracking import Tracker
+from vqlab.tracking import CHECKPOINT, Tracker
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,21 @@ def test_invalid_image_does_not_fail_the_others(server: str, good_file: Path) ->
     good, bad = body["images"]
     assert good["verdict"] in ("pass", "reject") and good["error"] is None
     assert bad["error"].startswith("the image must be a PNG") and bad["score"] is None
+
+
+def test_scores_that_are_not_finite_fail_their_image_only(mlruns: Path, good_file: Path) -> None:
+    tracker = Tracker.open(mlruns)
+    champion = tracker.champion("part")
+    overflowing_model().save(champion.checkpoint)
+    version = tracker.registry.register(champion.run_id, CHECKPOINT, "part")
+    tracker.registry.set_champion(version, champion)
+    black = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(black, "PNG")
+    with running(ServeSettings(mlruns=mlruns, categories=("part",), device="cpu")) as address:
+        body = post(address, good_file.read_bytes(), black.getvalue()).json()
+    infinite, finite = body["images"]
+    assert infinite["score"] is None and "got NaN or infinity" in infinite["error"]
+    assert finite["score"] == 0 and finite["error"] is None
 
 
 def test_min_area_omits_regions(server: str, defect_file: Path) -> None:

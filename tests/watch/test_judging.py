@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFilter
 from small_photos import write_photo
-from tiny_model import tiny_model
+from tiny_model import overflowing_model, tiny_model
 from watched_folders import lines_of, watch_once
 
 from vqlab.data.appearance import NORMAL_IMAGES
@@ -50,6 +50,13 @@ def test_lines_equal_those_of_predict(model: Model, tmp_path: Path) -> None:
     assert 0.4 < first["brightness"] < 0.6 and first["sharpness"] > 0
     with Image.open(tmp_path / "out/drift.png") as picture:
         assert picture.size[0] > 400
+
+
+def test_image_whose_scores_are_not_finite_is_unreadable(tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 1)
+    watch_once(overflowing_model(), tmp_path / "in", tmp_path / "out")
+    (line,) = lines_of(tmp_path / "out")
+    assert line["verdict"] == "unreadable" and "got NaN or infinity" in line["reason"]
 
 
 def test_file_is_judged_once_unless_its_content_changes(model: Model, tmp_path: Path) -> None:

@@ -77,9 +77,9 @@ def predict(
     (pass, review, reject, unreadable), picture, reason, marked, regions (scores.csv: their number;
     scores.jsonl: box, contour, area and peak of each defect region), p_value, review_threshold,
     width, height.
-    Files that cannot be read get the verdict `unreadable`, and the exit status is 3; verdicts do
-    not change the exit status. Hidden and system files are skipped. An earlier prediction in the
-    folder is replaced when the new one is complete.
+    Files that cannot be read, or whose scores are not finite numbers, get the verdict `unreadable`,
+    and the exit status is 3; verdicts do not change the exit status. Hidden and system files are
+    skipped. An earlier prediction in the folder is replaced when the new one is complete.
     """
     from vqlab.cli.predictions import print_predictions
     from vqlab.cli.progress import interruptible, rating

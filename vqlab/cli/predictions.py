@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"pass": "green", "review": "yellow", "reject": "red", "unreadable": "yellow"}
 UNREADABLE_STATUS = 3
-"""Exit status if some files could not be read and the others were scored."""
+"""Exit status if some files could not be scored and the others were."""
 
 
 def prediction_table(summary: Predictions, model: Model) -> FittedTable:
@@ -61,7 +61,7 @@ def _pictures(summary: Predictions) -> str:
 
 def print_predictions(summary: Predictions, model: Model) -> None:
     """Print the table, the notes and the results folder. Exit with status 3 if files could not be
-    read."""
+    scored."""
     out.print(prediction_table(summary, model))
     for note in summary.notes:
         out.print(f"note: {note}")
@@ -70,8 +70,8 @@ def print_predictions(summary: Predictions, model: Model) -> None:
     if not summary.counts["unreadable"]:
         return
     sys.stdout.flush()
-    files = [f"{visible(row.path)} ({row.reason})" for row in summary.unreadable]
+    files = [f"{visible(row.path)} ({row.reason.rstrip('.')})" for row in summary.unreadable]
     files += ["..."] if len(files) < summary.counts["unreadable"] else []
-    counts = f"{summary.counts['unreadable']} of {summary.total} files could not be read"
+    counts = f"{summary.counts['unreadable']} of {summary.total} files could not be scored"
     print(f"vqlab: {counts}: {', '.join(files)}; the others were scored.", file=sys.stderr)
     raise typer.Exit(UNREADABLE_STATUS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -32,7 +34,7 @@ from vqlab.data import (
     to_tiles,
 )
 from vqlab.detectors import Detector, Extracted, HasPanels, detector_class, extract, scores
-from vqlab.errors import did_you_mean
+from vqlab.errors import ScoreError, did_you_mean
 from vqlab.evaluation import (
     Predictions,
     Progress,
@@ -215,7 +217,7 @@ class Model:
         """Score an image file, a PIL image, or an array (H, W, 3) or (H, W), uint8.
 
         A PIL image is treated as its file. Raises UserError for a file that is not an image, and
-        for an array of another shape or type.
+        for an array of another shape or type, and as `score_batch`.
         """
         return self.score_batch([self.read(image)])[0]
 
@@ -226,7 +228,7 @@ class Model:
         Scores of a batch of several images may differ from those of `score` by rounding (1e-5
         relative). Raises UserError for an array of another shape or type, and for an aspect ratio
         that does not fit the inspected area, and with `data.tiles` for an image smaller than a
-        tile.
+        tile; ScoreError for a map or score that is not finite.
         """
         if self.data.tiles.size is not None:
             return [self._score_tiles(pixels) for pixels in images]
@@ -259,7 +261,10 @@ class Model:
     def _prediction(
         self, pixels: Array, geometry: Geometry, extracted: Extracted, square: Array, score: float
     ) -> Prediction:
-        """Return the prediction of one image. square: its anomaly map at network size."""
+        """Return the prediction of one image. square: its anomaly map at network size. Raises
+        ScoreError."""
+        if not (math.isfinite(score) and np.isfinite(square).all()):
+            raise ScoreError
         anomaly_map, inspected = to_original(square, geometry), None
         if self.area is not None:
             inspected = self.area.at(geometry.original)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqlab.errors import UserError
 from vqlab.nn.codebook import nearest
 
 AXES, ALL_AXES = range(15, 48, 8), range(63, 128, 16)
@@ -58,7 +59,8 @@ class NearestSearch(nn.Module):
         Of equal distances the lowest index wins. Distances are accurate for close pairs, too.
         excluded: indices of codes that are not searched. width: that of the maps whose positions
         the rows are, in raster order; it makes the search faster and does not change the result. On
-        other devices, and where bounds do not pay, `nearest` compares all codes.
+        other devices, and where bounds do not pay, `nearest` compares all codes. Raises UserError
+        for codes with bounds that are not finite.
         """
         bounds = self._bounds(rows, table)
         if bounds is not None:
@@ -108,6 +110,10 @@ class _Bounds:
     def __init__(self, table: Tensor) -> None:
         from vqlab.nn.nearest_kernel import TILE, Codes  # numba is slow to import
 
+        if not table.isfinite().all():
+            raise UserError(
+                "the codes of a model must be finite numbers; got NaN or infinity; train it again."
+            )
         self.table = table
         self.mean, self.norms = table.mean(0), table.norm(dim=1)
         centred = (table - self.mean).double()

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from vqlab.data import too_small
+from vqlab.errors import ScoreError, UserError
 from vqlab.model import Model, Prediction
 from vqlab.predict.coco import COCO_NAME, write_coco
 from vqlab.predict.files import find_images
@@ -29,7 +30,6 @@ from vqlab.predict.rows import (
 )
 from vqlab.predict.workers import map_in_order
 from vqlab.text import visible
-from vqlab.types import UserError
 from vqlab.version import __version__
 
 
@@ -50,9 +50,10 @@ def predict_files(
     fewer pixels are not listed. coco: also write `predictions.coco.json`, see `write_coco`. resume:
     continue an interrupted prediction; start one if there is none.
 
-    A file that cannot be read gets the verdict `unreadable`. A previous prediction in `results` is
-    replaced when the new one is complete. Raises UserError for a missing path or an unusable
-    results folder; KeyboardInterrupt, with a sentence on how to resume, on interruption.
+    A file that cannot be read, or whose scores are not finite, gets the verdict `unreadable`. A
+    previous prediction in `results` is replaced when the new one is complete. Raises UserError for
+    a missing path or an unusable results folder; KeyboardInterrupt, with a sentence on how to
+    resume, on interruption.
     """
     if pictures not in MODES:
         raise UserError(f"--pictures must be one of {', '.join(MODES)}; got {pictures!r}.")
@@ -121,7 +122,8 @@ def _settings(model: Model, pictures: str, min_area: int) -> dict[str, Any]:
 
 
 def score_file(model: Model, file: tuple[Path, str]) -> tuple[Identity, Path, Prediction | str]:
-    """Return the identity of a file and its prediction, or why it is unreadable.
+    """Return the identity of a file and its prediction, or why it is unreadable or its scores are
+    not finite.
 
     file: its path, and why it is unreadable if that is known.
     """
@@ -137,7 +139,10 @@ def score_file(model: Model, file: tuple[Path, str]) -> tuple[Identity, Path, Pr
     except Exception as error:  # decoders raise many kinds of errors on damaged files
         reason = str(getattr(error, "reason", error)) or type(error).__name__
         return identity, path, visible(reason)
-    return identity, path, model.score(pixels)
+    try:
+        return identity, path, model.score(pixels)
+    except ScoreError as error:
+        return identity, path, str(error)
 
 
 def _row(

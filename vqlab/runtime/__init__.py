@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from vqlab.errors import ScoreError
 from vqlab.pixels.decoding import Pixels
 from vqlab.pixels.preprocessing import Array, Preprocessing
 from vqlab.verdict import ExportedThresholds, Verdict
@@ -53,8 +56,11 @@ class Model:
         return maps, scores
 
     def score(self, image: str | Path | Pixels) -> Result:
-        """Score an image file, or an RGB array (H, W, 3) of uint8. Raises UserError."""
+        """Score an image file, or an RGB array (H, W, 3) of uint8. Raises UserError, and
+        ScoreError for a map or score that is not finite."""
         values, geometry = self.preprocessing.network_input(image)
         maps, scores = self.run(values[None])
+        if not (np.isfinite(scores).all() and np.isfinite(maps).all()):
+            raise ScoreError
         score, full = float(scores[0]), self.preprocessing.to_original(maps[0], geometry)
         return Result(score, self.thresholds.verdict(score), full)

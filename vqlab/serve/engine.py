@@ -22,7 +22,7 @@ from vqlab.data import (
     size_of,
     too_small,
 )
-from vqlab.errors import UserError
+from vqlab.errors import ScoreError, UserError
 from vqlab.serve.answers import DriftAnswer, Options, failed_answer, image_answer, model_answer
 from vqlab.serve.batching import Batcher
 from vqlab.serve.champions import Champions, ServedModel
@@ -156,6 +156,8 @@ class Engine:
                 return await self._call(image_answer, upload.name, prediction, options)
         except BadImage as error:
             return error
+        except ScoreError as error:
+            return failed_answer(upload.name, str(error))
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function in the pool."""

@@ -5,7 +5,8 @@ Input: a column `image`, the bytes of image files; base64 in JSON requests. No p
 whoever sends a request must not read files of the server. Optional column `category`, which a joint
 model needs if it inspects a different area in each. Output: a row per image with `score`,
 `calibrated`, `p_value` (None for old checkpoints), `verdict` (pass, review, reject, unreadable),
-`regions` (a list of objects, see `vqlab.data.Region`) and `reason` (why an image is unreadable).
+`regions` (a list of objects, see `vqlab.data.Region`) and `reason` (why an image is unreadable or
+cannot be scored).
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow ha
         except Exception as error:  # decoders raise many kinds of errors on damaged files
             reason = str(getattr(error, "reason", error)) or type(error).__name__
             return None, None, None, "unreadable", [], reason
-        result = model.score(pixels)
+        try:
+            result = model.score(pixels)
+        except vqlab.UserError as error:
+            return None, None, None, "unreadable", [], str(error)
         regions = [asdict(region) for region in result.regions()]
         return result.score, result.calibrated, result.p_value, result.verdict, regions, ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 import threading
 import time
@@ -165,9 +164,7 @@ class _Watch:
         """Store the verdict of a file; leave it if it is not complete."""
         if identity != arrival.identity or identity_of(arrival.path) != identity:
             return  # changed in the meantime
-        if not isinstance(prediction, str) and not math.isfinite(prediction.score):
-            prediction = "the model's score of this image is not a finite number"
-        elif isinstance(prediction, str) and arrival.unchanged < self._settings.patience:
+        if isinstance(prediction, str) and arrival.unchanged < self._settings.patience:
             return  # the rest may follow
         row = predicted_row(self._model, arrival.path, prediction)
         with self._store.transaction():
