@@ -27,11 +27,12 @@ IMAGES = {"train": 40, "test": 2}
 CATEGORY = "cable"
 RESNET = ["features.backbone=resnet18", "features.weights=random"]
 TRAININGS = {
-    "vqvae": [],
-    "memory_bank": [*RESNET, "detector.bank_size=5000"],
+    "vqvae": ["--preset", "tiny"],
+    "memory_bank": ["--preset", "tiny", *RESNET, "detector.bank_size=5000"],
     "vqflow": RESNET,
 }
-"""Settings of the models that predict: images of 256 px, one epoch."""
+"""Presets and settings of the models that predict: images of 256 px, one epoch. `vqflow` has its
+default size: 10,000 codes."""
 FIRST_STEP = """
 import os
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -45,7 +46,7 @@ OPTIMIZER = "torch.optim.Adam([torch.zeros(1)])"
 FLOORS = {
     "torch": "import torch",
     "numba": "import torch, numba",
-    "FrEIA": "import torch, FrEIA",
+    "numba, store": f"import torch, numba; {CLIENT}",
     "optimizer": f"import torch; {OPTIMIZER}; {CLIENT}",
     "timm, optimizer": f"import torch, timm; {OPTIMIZER}; {CLIENT}",
 }
@@ -54,7 +55,7 @@ timm imports; the client of MLflow opens the store of the runs. Loading a model 
 FLOOR_NAMES = {
     "torch": "`import torch`",
     "numba": "`import torch, numba`",
-    "FrEIA": "`import torch, FrEIA`",
+    "numba, store": "torch, numba, MlflowClient",
     "optimizer": "torch, an optimizer, MlflowClient",
     "timm, optimizer": "the same and timm",
 }
@@ -99,10 +100,10 @@ def command_rows(root: Path, repeats: int) -> Iterable[Row]:
     output = ["--output", root / "predictions"]
     for detector in TRAININGS:
         command = [*VQLAB, "predict", image, "--model", root / f"{detector}.safetensors", *output]
-        floor = {"vqvae": "torch", "memory_bank": "numba", "vqflow": "FrEIA"}[detector]
+        floor = "torch" if detector == "vqvae" else "numba"
         add(f"`predict IMAGE`, {detector}, 256 px, from a file", floor, command)
     command = [*VQLAB, "predict", image, "--category", CATEGORY, "--mlruns", store, *output]
-    add("`predict IMAGE`, vqflow, champion of a category", "FrEIA", command)
+    add("`predict IMAGE`, vqflow, champion of a category", "numba, store", command)
     command = [PYTHON, "-m", "vqlab.runtime", root / "export" / "model.onnx", image]
     add("`python -m vqlab.runtime model.onnx IMAGE`, memory_bank, exported", "", command)
     for detector in ("vqvae", "vqflow"):
@@ -136,7 +137,7 @@ def prepare(root: Path) -> None:
             path.unlink()
     store = root / "mlruns"
     for detector, settings in TRAININGS.items():
-        words = ["train", detector, "--preset", "tiny", "--category", CATEGORY]
+        words = ["train", detector, "--category", CATEGORY]
         folders = ["--data", root / "data", "--mlruns", store, "--output", root / "results"]
         run([*VQLAB, *words, *folders, "data.image_size=256", "training.epochs=1", *settings])
     tracker = Tracker.open(store)
