@@ -17,6 +17,7 @@ from vqlab.nn import distributed
 from vqlab.nn.brightness import scale_brightness
 from vqlab.nn.image_score import image_score
 from vqlab.nn.latch import latched, reset_on_load
+from vqlab.nn.patches import sample_rows, to_rows
 from vqlab.nn.pixel_normalization import PixelNormalization
 from vqlab.nn.prior import CodePrior
 from vqlab.nn.quantizer import VectorQuantizer
@@ -30,6 +31,8 @@ from vqlab.nn.strided import (
 from vqlab.nn.surprisal import CodeSurprisal
 from vqlab.types import InputSpec, Sample, Scores, UserError
 
+MAX_LATENTS = 131_072
+"""Maximum number of latents that a codebook is initialised from in calibration."""
 COPIES = 2
 """Copies of each training image in other brightness, see `Scoring.light`."""
 
@@ -226,9 +229,8 @@ class VQVAE(Detector):
     ) -> None:
         scoring = self.config.scoring
         if not self.quantizer.is_initialised:  # training was shorter than the warmup
-            self.quantizer.initialise(
-                torch.cat([self.latents(sample.pyramid[0]) for sample in train])
-            )
+            latents = (to_rows(self.latents(sample.pyramid[0])) for sample in train)
+            self.quantizer.initialise(sample_rows(latents, MAX_LATENTS).float())
         parts, total, count = [], torch.zeros_like(self.error_mean, dtype=torch.float64), 0
         for sample in train:
             (images,) = sample.pyramid
