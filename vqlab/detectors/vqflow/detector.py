@@ -120,10 +120,11 @@ class VQFlow(FlowNetwork):
         return terms, indices, indices.new_empty(len(indices), 0, 0) if codes is None else codes
 
     def _training_terms(self, pyramid: Pyramid, step: int) -> tuple[Tensor, Tensor]:
-        """Return terms (T + 1, B, h, w) and concepts (B,) of training images.
+        """Return terms (T, B, h, w) and concepts (B,) of training images.
 
-        The last term is the distance to the nearest code that is not a patch of the image itself.
-        The maps have every `step`-th row and column.
+        As `_terms`, but with the distance to the nearest code that is not a patch of the image
+        itself: patches that are codes have distance 0, those of new images do not. The maps have
+        every `step`-th row and column.
         """
         means = self._means(pyramid)
         terms, indices, _ = self._level_terms(pyramid, means, step)
@@ -131,12 +132,11 @@ class VQFlow(FlowNetwork):
             whole = join_levels(means)
             every = whole[..., ::step, ::step]
             parts = (map(to_rows, torch.split(maps, 1)) for maps in (every, whole))
-            pairs = [
-                self.coverage.leave_one_out(rows, image, vector, every.shape[3])
+            distances = [
+                self.coverage.leave_one_out(rows, image, vector, every.shape[3])[1]
                 for rows, image, vector in zip(*parts, self._vectors(pyramid), strict=True)
             ]
-            distances = [torch.stack(each) for each in zip(*pairs, strict=True)]
-            terms = torch.cat([terms, *(d.view(1, *terms.shape[1:]) for d in distances)])
+            terms = torch.cat([terms, torch.stack(distances).view(1, *terms.shape[1:])])
         return terms, indices
 
     def _level_terms(
@@ -189,15 +189,13 @@ class VQFlow(FlowNetwork):
         self, train: Iterable[Sample], held_out: Iterable[Sample], effort: float = 1.0
     ) -> None:
         with self._eval_mode():
-            count = self._count_terms()
             pooled = self.config.scoring.standardise in ("none", "global")
             step = 2 if pooled and self.grid[0] * self.grid[1] >= MANY_POSITIONS else 1
-            both = [self._training_terms(sample.pyramid, step) for sample in held_out]
-            held_out_terms = [(terms[:count], concept) for terms, concept in both]
-            terms = held_out_terms if pooled else (self._terms(s.pyramid)[:2] for s in train)
-            self.expectation.fit(terms, held_out_terms)
+            new = [self._training_terms(sample.pyramid, step) for sample in held_out]
+            terms = new if pooled else (self._training_terms(s.pyramid, step) for s in train)
+            self.expectation.fit(terms, new)
             if self.config.scoring.image_standardise == "concept":
-                self._fit_image_level(train, both, effort, step)
+                self._fit_image_level(train, new, effort, step)
 
     def _fit_image_level(
         self,
@@ -228,13 +226,11 @@ class VQFlow(FlowNetwork):
 
     def _leave_one_out_scores(self, terms: Tensor, concept: Tensor, step: int) -> Tensor:
         """Return image scores (B,), not normalised, of `_training_terms` (T, B, h, w)."""
-        if self.coverage is not None:
-            terms = torch.cat([terms[:-2], terms[-1:]])
         height, width = self.spec.image_size_of(terms.shape[2:])
         return self._scores(terms, concept, (step * height, step * width)).image_score
 
     def _count_terms(self) -> int:
-        """Return the number of terms, without those of leave-one-out."""
+        """Return the number of terms."""
         return 2 * len(self.levels) + (self.coverage is not None)
 
     @torch.no_grad()
