@@ -163,6 +163,16 @@ def test_keys_of_models_without_tiles_are_unchanged(panels: Path) -> None:
     assert plain == off != on
 
 
+def test_key_depends_on_the_images_of_the_training_steps(panels: Path) -> None:
+    tree = {"data": {"root": str(panels), "categories": ["panel"], "image_size": 32},
+            "detector": "mean_image"}  # fmt: skip
+    keys = {
+        trained_key(resolve(merge(tree, {"training": training})), "abc")
+        for training in ({}, {"unseen_below": 0}, {"unseen_below": 400})
+    }
+    assert len(keys) == 2
+
+
 def test_key_of_the_last_epoch_is_independent_of_validation_images(panels: Path) -> None:
     tree = {"data": {"root": str(panels), "categories": ["panel"], "image_size": 32},
             "detector": "mean_image"}  # fmt: skip

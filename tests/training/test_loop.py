@@ -19,10 +19,12 @@ from vqlab.training import (
     Diverged,
     Trainer,
     TrainingSettings,
+    calibration_indices,
     choose_device,
     learning_rate,
     seed_everything,
 )
+from vqlab.training.calibration_images import stepped_indices
 from vqlab.types import Sample, Scores, UserError
 
 Tree = dict[str, Any]
@@ -358,6 +360,23 @@ def test_balanced_sampling_draws_each_category_equally_often(
         assert max(all_indices) - min(all_indices) <= 1
     first = [categories[index] for index in orders["balanced"][: len(categories) // 2]]
     assert len(set(first)) == 2  # categories are interleaved
+
+
+@pytest.mark.parametrize("sampling", ["natural", "balanced"])
+def test_unseen_calibration_images_are_excluded_from_the_steps(small: Tree, sampling: str) -> None:
+    part = trainer(merge(small, BOTH), sampling=sampling, unseen_below=1000, steps_per_epoch=9)
+    unseen = calibration_indices(part.images)
+    stepped = [index for index in range(len(part.images)) if index not in unseen]
+    assert len(unseen) == math.ceil(len(part.images) / 6)
+    assert set(part._order()) == set(stepped)
+    many = trainer(merge(small, BOTH), sampling=sampling, unseen_below=2, steps_per_epoch=9)
+    assert set(many._order()) == set(range(len(part.images)))
+
+
+def test_single_image_is_both_trained_on_and_calibrated_with(small: Tree) -> None:
+    part = trainer(small)
+    one = part.images.subset([0])
+    assert calibration_indices(one) == stepped_indices(one, 10) == [0]
 
 
 def test_drop_last(small: Tree) -> None:

@@ -15,7 +15,7 @@ from vqlab.evaluation import Report, Scored, Thresholds, choose_thresholds, eval
 from vqlab.features import Backbone, CachedRecords, FeatureSet
 from vqlab.model import Model, build_detector
 from vqlab.run.settings import RunConfig, reused_tags
-from vqlab.training import Trainer, deterministic, seed_everything
+from vqlab.training import Trainer, calibration_indices, deterministic, seed_everything
 from vqlab.version import __version__
 
 
@@ -113,19 +113,11 @@ def scores_of_shifted(model: Model, config: RunConfig, splits: Splits) -> tuple[
 def calibrate(detector: Detector, train: FeatureSet, effort: float = 1.0) -> None:
     """Calibrate a detector on the training images, every sixth held out."""
     detector.eval()
-    held_out = _held_out_indices(train)
+    held_out = set(calibration_indices(train.images))
     most = train.subset([i for i in range(len(train)) if i not in held_out])
     detector.calibrate(most, unseen_in_fitting(train), effort)
 
 
 def unseen_in_fitting(train: FeatureSet) -> FeatureSet:
     """Return the training images held out in calibration, for `fit_normalization`."""
-    return train.subset(sorted(_held_out_indices(train)))
-
-
-def _held_out_indices(train: FeatureSet) -> set[int]:
-    """Return the indices of every sixth image file, with its copies under capture shifts and its
-    tiles."""
-    paths = [record.path for record in train.images.records]
-    files = set(list(dict.fromkeys(paths))[::6])
-    return {index for index, path in enumerate(paths) if path in files}
+    return train.subset(calibration_indices(train.images))

@@ -64,6 +64,8 @@ def trained_key(config: RunConfig, fingerprint: str) -> str:
         ignored.add("training.validate_every")
     if config.data.tiles.size is None:  # keys of earlier versions, which had no tiles
         ignored |= {f"data.tiles.{name}" for name in TileSettings.model_fields}
+    if not config.training.unseen_below:  # keys of earlier versions
+        ignored.add("training.unseen_below")
     settings = {
         name: value
         for name, value in flatten(dump(config)).items()

@@ -1,5 +1,6 @@
 """Train a detector, in one process or in several."""
 
+from vqlab.training.calibration_images import calibration_indices
 from vqlab.training.distributed import SharedTrainer
 from vqlab.training.loop import Diverged, Trainer
 from vqlab.training.settings import (
@@ -15,6 +16,7 @@ __all__ = [
     "SharedTrainer",
     "Trainer",
     "TrainingSettings",
+    "calibration_indices",
     "choose_device",
     "deterministic",
     "learning_rate",

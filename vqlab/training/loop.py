@@ -16,6 +16,7 @@ from vqlab.detectors import Detector
 from vqlab.features import Backbone, FeatureSet
 from vqlab.malloc import keep_freed_memory
 from vqlab.nn.convolution import in_layout_of
+from vqlab.training.calibration_images import stepped_indices
 from vqlab.training.settings import TrainingSettings, learning_rate, seed_everything
 from vqlab.types import Sample, UserError, indices_by_category
 
@@ -42,6 +43,8 @@ class Trainer:
     ) -> None:
         self.detector, self.features, self.settings = detector, features, settings
         self.images, self.device = features.images, features.device
+        self.indices = stepped_indices(features.images, settings.unseen_below)
+        """Indices of the images of training steps; `Detector.prepare` is given all images."""
         self.history: list[dict[str, float]] = []
         self.selected: dict[str, Tensor] | None = None
         """Weights and buffers of the epoch selected by `select_epoch`."""
@@ -145,13 +148,13 @@ class Trainer:
     def _length(self) -> int:
         """Return the number of images of an epoch, counting repetitions."""
         batch, steps = self.settings.batch_size, self.settings.steps_per_epoch
-        length = len(self.images) if steps is None else steps * batch
+        length = len(self.indices) if steps is None else steps * batch
         if self.settings.drop_last:
             length -= length % batch
         if not length:
             raise UserError(
-                f"setting training.drop_last leaves no batch of {len(self.images)} images in "
-                f"batches of {batch}; set training.batch_size={len(self.images)} or less, or "
+                f"setting training.drop_last leaves no batch of {len(self.indices)} images in "
+                f"batches of {batch}; set training.batch_size={len(self.indices)} or less, or "
                 "training.drop_last=false."
             )
         return length
@@ -160,12 +163,14 @@ class Trainer:
         """Return the image indices of an epoch: shuffled passes, balanced by category if set."""
         length = self._length()
         if self.settings.sampling == "natural":
-            return _shuffled(range(len(self.images)), length)
-        groups = indices_by_category(self.images.records)
+            return _shuffled(self.indices, length)
+        records = self.images.records
+        groups = indices_by_category([records[index] for index in self.indices])
         each, more = divmod(length, len(groups))
         order: list[int] = []
         for number, name in enumerate(_shuffled(sorted(groups), len(groups))):
-            order += _shuffled(groups[name], each + (number < more))
+            places = _shuffled(groups[name], each + (number < more))
+            order += [self.indices[place] for place in places]
         return _shuffled(order, length)
 
     def _step(self, parts: Sequence[Sample], images: int) -> tuple[dict[str, float], float]:
@@ -206,7 +211,7 @@ class Trainer:
                 raise
             raise UserError(
                 "a batch must have at least two images of a shape since the detector uses batch "
-                f"norm; got one ({len(self.images)} images in batches of "
+                f"norm; got one ({len(self.indices)} images in batches of "
                 f"{self.settings.batch_size}); set training.drop_last=true or another "
                 "training.batch_size."
             ) from None
