@@ -365,7 +365,7 @@ def test_balanced_sampling_draws_each_category_equally_often(
 @pytest.mark.parametrize("sampling", ["natural", "balanced"])
 def test_unseen_calibration_images_are_excluded_from_the_steps(small: Tree, sampling: str) -> None:
     part = trainer(merge(small, BOTH), sampling=sampling, unseen_below=1000, steps_per_epoch=9)
-    unseen = calibration_indices(part.images)
+    unseen = calibration_indices(part.images.records)
     stepped = [index for index in range(len(part.images)) if index not in unseen]
     assert len(unseen) == math.ceil(len(part.images) / 6)
     assert set(part._order()) == set(stepped)
@@ -375,7 +375,7 @@ def test_unseen_calibration_images_are_excluded_from_the_steps(small: Tree, samp
 
 def test_single_image_is_both_trained_on_and_calibrated_with(small: Tree) -> None:
     part = trainer(small)
-    one = part.images.subset([0])
+    one = part.images.records[:1]
     assert calibration_indices(one) == stepped_indices(one, 10) == [0]
 
 

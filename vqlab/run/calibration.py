@@ -113,11 +113,11 @@ def scores_of_shifted(model: Model, config: RunConfig, splits: Splits) -> tuple[
 def calibrate(detector: Detector, train: FeatureSet, effort: float = 1.0) -> None:
     """Calibrate a detector on the training images, every sixth held out."""
     detector.eval()
-    held_out = set(calibration_indices(train.images))
+    held_out = set(calibration_indices(train.images.records))
     most = train.subset([i for i in range(len(train)) if i not in held_out])
     detector.calibrate(most, unseen_in_fitting(train), effort)
 
 
 def unseen_in_fitting(train: FeatureSet) -> FeatureSet:
     """Return the training images held out in calibration, for `fit_normalization`."""
-    return train.subset(calibration_indices(train.images))
+    return train.subset(calibration_indices(train.images.records))

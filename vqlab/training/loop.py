@@ -43,7 +43,7 @@ class Trainer:
     ) -> None:
         self.detector, self.features, self.settings = detector, features, settings
         self.images, self.device = features.images, features.device
-        self.indices = stepped_indices(features.images, settings.unseen_below)
+        self.indices = stepped_indices(features.images.records, settings.unseen_below)
         """Indices of the images of training steps; `Detector.prepare` is given all images."""
         self.history: list[dict[str, float]] = []
         self.selected: dict[str, Tensor] | None = None
