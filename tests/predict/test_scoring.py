@@ -29,6 +29,10 @@ def table(results: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def predictions_in_memory() -> list[Prediction]:
+    return [thing for thing in gc.get_objects() if type(thing) is Prediction]
+
+
 def picture_names(results: Path) -> set[str]:
     return {path.name for path in results.glob("*_viz.png")}
 
@@ -136,10 +140,10 @@ def test_file_names_round_trip(name: bytes, model: Model, tmp_path: Path) -> Non
 
 
 def test_a_single_image_is_in_memory(model: Model, photos: Photos, tmp_path: Path) -> None:
-    alive = []
+    earlier, alive = predictions_in_memory(), []  # of other tests, kept until the end of this one
 
     def progress(completed: int, total: int) -> None:
-        alive.append(sum(type(thing) is Prediction for thing in gc.get_objects()))
+        alive.append(len(predictions_in_memory()) - len(earlier))
 
     predict_files(model, [photos(4)], tmp_path / "p", progress=progress)
     assert alive == [0, 0, 0, 0]
