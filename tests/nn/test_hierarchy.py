@@ -127,22 +127,20 @@ def test_shrinkage_reduces_the_weight_of_few_images() -> None:
     torch.testing.assert_close(expectation.places[0, 0], expected)
 
 
-def test_leave_one_out_excludes_codes_of_the_image() -> None:
+def test_distance_to_others_excludes_codes_of_the_image() -> None:
     """With codes from two images in half precision, each image is measured by the codes of the
     other; an image that contributed no code is measured by all codes."""
     first, second, third = (10 * correlated(30, seed) for seed in (1, 2, 3))
     coreset = Coreset(40, first.shape[1])
     coreset.vectors.copy_(torch.cat([first[:20], second[:20]]).half().float())
     assert 0 < float(coreset(first[:20])[1].max()) < 0.2
-    distance, others = coreset.leave_one_out(first, first)
-    torch.testing.assert_close(distance, coreset(first)[1])
+    others = coreset.distance_to_others(first, first)
     expected = torch.cdist(first, coreset.vectors[20:]).amin(1)
     assert torch.allclose(others, expected, atol=0.1)
     assert float(expected.min()) > 1
-    some = coreset.leave_one_out(first[::3], first)  # codes at other positions are excluded, too
-    assert torch.equal(torch.stack(some), torch.stack([distance[::3], others[::3]]))
-    for each in coreset.leave_one_out(third, third):
-        assert torch.equal(each, coreset(third)[1])
+    some = coreset.distance_to_others(first[::3], first)
+    assert torch.equal(some, others[::3])  # codes at other positions are excluded, too
+    assert torch.equal(coreset.distance_to_others(third, third), coreset(third)[1])
     single = Coreset(20, first.shape[1])
     single.vectors.copy_(first[:20])
-    assert torch.equal(single.leave_one_out(first, first)[1], single(first)[1])  # no other codes
+    assert torch.equal(single.distance_to_others(first, first), single(first)[1])  # no other codes

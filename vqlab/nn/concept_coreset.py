@@ -59,14 +59,13 @@ class ConceptCoreset(nn.Module):
         return torch.cat([index for index, _ in parts]), torch.cat([far for _, far in parts])
 
     @torch.no_grad()
-    def leave_one_out(
+    def distance_to_others(
         self, rows: Tensor, image: Tensor, vector: Tensor, width: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Return `Coreset.leave_one_out` of rows (N, D) of one image (P, D) with vector (V,)."""
+    ) -> Tensor:
+        """Return `Coreset.distance_to_others` of rows (N, D) of one image (P, D), vector (V,)."""
         searched = [self._coresets()[concept] for concept in self._searched(vector)]
-        parts = [coreset.leave_one_out(rows, image, width=width) for coreset in searched]
-        distance, others = (torch.stack(each).amin(0) for each in zip(*parts, strict=True))
-        return distance, others
+        distances = [coreset.distance_to_others(rows, image, width=width) for coreset in searched]
+        return torch.stack(distances).amin(0)
 
     def _coresets(self) -> list[Coreset]:
         return [each for each in self.coresets if isinstance(each, Coreset)]

@@ -260,21 +260,16 @@ class Coreset(nn.Module):
         return index, distance
 
     @torch.no_grad()
-    def leave_one_out(
+    def distance_to_others(
         self, rows: Tensor, image: Tensor, vector: Tensor | None = None, width: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Return the L2 distances (N,) of rows (N, D) of a training image to the nearest code, and
-        to the nearest one that is not a patch of the image.
+    ) -> Tensor:
+        """Return the L2 distances (N,) of rows (N, D) of a training image to the nearest code that
+        is not a patch of the image; to the nearest code if the image contains every code.
 
-        image: all rows of the image (P, D). Both are equal if it contains no code or every code.
-        vector: of the image, which matters to a `ConceptCoreset` only. width: as of
-        `NearestSearch`.
+        image: all rows of the image (P, D). vector: of the image, which matters to a
+        `ConceptCoreset` only. width: as of `NearestSearch`.
         """
         own = self.search.within(image, self.vectors, SAME)
         apart = 0 < len(own) < len(self.vectors)
-        others = self.search(rows, self.vectors, own if apart else None, width)[1]
-        if not apart:
-            return others, others
-        table = self.vectors[own]
-        nearest_own = (rows - table[nearest(rows, table)]).norm(dim=1)
-        return torch.minimum(others, nearest_own), others
+        distance: Tensor = self.search(rows, self.vectors, own if apart else None, width)[1]
+        return distance

@@ -133,7 +133,7 @@ class VQFlow(FlowNetwork):
             every = whole[..., ::step, ::step]
             parts = (map(to_rows, torch.split(maps, 1)) for maps in (every, whole))
             distances = [
-                self.coverage.leave_one_out(rows, image, vector, every.shape[3])[1]
+                self.coverage.distance_to_others(rows, image, vector, every.shape[3])
                 for rows, image, vector in zip(*parts, self._vectors(pyramid), strict=True)
             ]
             terms = torch.cat([terms, torch.stack(distances).view(1, *terms.shape[1:])])
