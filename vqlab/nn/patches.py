@@ -64,8 +64,8 @@ def sample_each(maps: Tensor, size: int) -> list[Tensor]:
 
 
 @torch.no_grad()
-def sample_rows(parts: Iterable[Tensor], size: int) -> Tensor:
-    """Return a uniform random sample of at most `size` rows of `parts` (n_i, D) as float16.
+def sample_rows(parts: Iterable[Tensor], size: int, dtype: torch.dtype = torch.float16) -> Tensor:
+    """Return a uniform random sample of at most `size` rows of `parts` (n_i, D), as `dtype`.
 
     One pass, input order preserved, by torch's seed; memory for about 2 · size rows. Each row gets
     a random key and the rows with the lowest keys are selected.
@@ -76,7 +76,7 @@ def sample_rows(parts: Iterable[Tensor], size: int) -> Tensor:
     for rows in parts:
         key = torch.rand(len(rows)).to(rows.device)
         low = key < limit
-        samples.append(rows[low].half())
+        samples.append(rows[low].to(dtype))
         keys.append(key[low])
         count += len(samples[-1])
         if count > size + size // 4:

@@ -230,7 +230,9 @@ class VQVAE(Detector):
         scoring = self.config.scoring
         if not self.quantizer.is_initialised:  # training was shorter than the warmup
             latents = (to_rows(self.latents(sample.pyramid[0])) for sample in train)
-            self.quantizer.initialise(sample_rows(latents, MAX_LATENTS).float())
+            with torch.random.fork_rng(devices=[]):  # leave other random draws unchanged
+                rows = sample_rows(latents, MAX_LATENTS, torch.float32)
+            self.quantizer.initialise(rows)
         parts, total, count = [], torch.zeros_like(self.error_mean, dtype=torch.float64), 0
         for sample in train:
             (images,) = sample.pyramid
