@@ -74,10 +74,10 @@ def test_values_are_freed_after_their_last_use():
     freed = [index for step in network._steps for index in step.unused]
     assert sorted([*freed, *network.record.outputs]) == list(range(len(operations) + 1))
     steps = network._fused_steps
-    kept = [0, *(step.number + 1 for step in steps)]
+    expected = [0, *(step.number + 1 for step in steps)]
     freed = [index for step in steps for index in step.unused]
     assert len(steps) < len(network._steps)
-    assert sorted([*freed, *network.record.outputs]) == kept
+    assert sorted([*freed, *network.record.outputs]) == expected
 
 
 @pytest.mark.parametrize(

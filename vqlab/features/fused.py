@@ -56,7 +56,7 @@ def find_chains(operations: Sequence[Operation], outputs: Sequence[int]) -> list
     for number, operation in enumerate(operations):
         for index in _values([operation.arguments, *operation.named.values()]):
             users[index].append(number)
-    taken: set[int] = set()
+    in_chains: set[int] = set()
     chains = []
     for start, operation in enumerate(operations):
         source = _source_of_convolution(operation)
@@ -66,7 +66,7 @@ def find_chains(operations: Sequence[Operation], outputs: Sequence[int]) -> list
         for kind in ("norm", "sum", "relu"):
             value = numbers[-1] + 1  # index of the result of an operation
             number = users[value][0] if len(users[value]) == 1 and value not in outputs else -1
-            if number < 0 or number in taken:
+            if number < 0 or number in in_chains:
                 break
             following = operations[number]
             if kind == "norm" and _is_norm(following, value):
@@ -81,7 +81,7 @@ def find_chains(operations: Sequence[Operation], outputs: Sequence[int]) -> list
             else:
                 continue
             numbers.append(number)
-        taken.update(numbers)
+        in_chains.update(numbers)
         chains.append(Chain(start, norm, source, residual, rectify, tuple(numbers)))
     return chains
 

@@ -269,7 +269,7 @@ class Coreset(nn.Module):
         image: all rows of the image (P, D). vector: of the image, which matters to a
         `ConceptCoreset` only. width: as of `NearestSearch`.
         """
-        own = self.search.within(image, self.vectors, SAME)
-        apart = 0 < len(own) < len(self.vectors)
-        distance: Tensor = self.search(rows, self.vectors, own if apart else None, width)[1]
+        patches = self.search.within(image, self.vectors, SAME)
+        excluded = patches if 0 < len(patches) < len(self.vectors) else None
+        distance: Tensor = self.search(rows, self.vectors, excluded, width)[1]
         return distance
