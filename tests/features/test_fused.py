@@ -132,6 +132,13 @@ class ChangedInPlace(Network):
         return F.relu(y.add(x))
 
 
+class ChangedBeforeNorm(Network):
+    def combine(self, x):
+        y = self.second(x)
+        x.mul_(2)  # after the convolution, before its batch norm
+        return self.norm(y) + x
+
+
 class AddedToItself(Network):
     def combine(self, x):
         y = self.second(x)
@@ -148,7 +155,9 @@ class ReluFirst(Network):
         return self.norm(F.relu(self.second(x)))
 
 
-@pytest.mark.parametrize("kind", [UsedTwice, ChangedInPlace, AddedToItself, ScaledSum, ReluFirst])
+@pytest.mark.parametrize(
+    "kind", [UsedTwice, ChangedInPlace, ChangedBeforeNorm, AddedToItself, ScaledSum, ReluFirst]
+)
 def test_networks_that_are_not_chains(kind):
     torch.manual_seed(0)
     network = kind().to(memory_format=torch.channels_last)

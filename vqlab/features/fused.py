@@ -49,8 +49,8 @@ class Chain(NamedTuple):
 def find_chains(operations: Sequence[Operation], outputs: Sequence[int]) -> list[Chain]:
     """Return the chains of a record, in the order of their convolutions.
 
-    Values within a chain are used nowhere else. Between its convolution and its sum, no operation
-    outside the chain works in place.
+    Values within a chain are used nowhere else, and no other operation works in place between its
+    convolution and its end, where all of it is computed.
     """
     users: dict[int, list[int]] = defaultdict(list)
     for number, operation in enumerate(operations):
@@ -68,13 +68,13 @@ def find_chains(operations: Sequence[Operation], outputs: Sequence[int]) -> list
             number = users[value][0] if len(users[value]) == 1 and value not in outputs else -1
             if number < 0 or number in in_chains:
                 break
+            between = set(range(start, number)) - set(numbers)
+            if any(_works_in_place(operations[each]) for each in between):
+                break
             following = operations[number]
             if kind == "norm" and _is_norm(following, value):
                 norm = number
             elif kind == "sum" and (added := _added_value(following, value)) is not None:
-                between = set(range(start, number)) - set(numbers)
-                if any(_works_in_place(operations[each]) for each in between):
-                    break
                 residual = added
             elif kind == "relu" and _is_relu(following, value):
                 rectify = True
@@ -163,8 +163,18 @@ def _is_state(argument: Any) -> bool:
 
 def _values(argument: Any) -> Iterator[int]:
     """Yield the indices of the values in encoded arguments."""
+    return (at for kind, at in references(argument) if kind == "value")
+
+
+def references(argument: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the references in encoded arguments: kind and index, key or name, see `Operation`.
+
+    Raises ValueError for a reference of several kinds.
+    """
     if isinstance(argument, list):
         for each in argument:
-            yield from _values(each)
-    elif isinstance(argument, dict) and "value" in argument:
-        yield argument["value"]
+            yield from references(each)
+    elif isinstance(argument, dict):
+        if len(argument) != 1:
+            raise ValueError("a reference must have one kind")
+        yield from argument.items()

@@ -7,7 +7,7 @@ equal bit for bit. If its record is fused, levels of single images on a CPU diff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, reduce
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from vqlab.config import Settings
-from vqlab.features.fused import Chain, Operation, build_convolution, find_chains
+from vqlab.features.fused import Chain, Operation, build_convolution, find_chains, references
 from vqlab.nn.convolution import traced
 from vqlab.nn.frozen_convolution import FrozenConvolution
 
@@ -282,7 +282,7 @@ def _schedule(record: Record, keys: set[str], chains: Sequence[Chain]) -> list[_
     for number, operation in enumerate(record.operations):
         if operation.function not in FUNCTIONS:
             raise ValueError(f"unknown function {operation.function}")
-        for kind, at in _references([operation.arguments, *operation.named.values()]):
+        for kind, at in references([operation.arguments, *operation.named.values()]):
             if kind == "value" and isinstance(at, int) and at >= 0:
                 last[at] = max(last.get(at, 0), ends.get(number, number))
             elif at not in {"state": keys, "layout": _LAYOUTS}.get(kind, ()):
@@ -298,14 +298,3 @@ def _schedule(record: Record, keys: set[str], chains: Sequence[Chain]) -> list[_
         if index not in record.outputs and index not in inside:
             by_number[number].unused.append(index)
     return steps
-
-
-def _references(argument: Any) -> Iterable[tuple[str, Any]]:
-    """Yield the references to values and states in encoded arguments."""
-    if isinstance(argument, list):
-        for each in argument:
-            yield from _references(each)
-    elif isinstance(argument, dict):
-        if len(argument) != 1:
-            raise ValueError("a reference must have one kind")
-        yield from argument.items()
