@@ -98,3 +98,11 @@ def test_scores_that_are_not_finite_raise() -> None:
     for images in ([white], [white, black]):
         with pytest.raises(ScoreError, match="must be finite numbers; got NaN or infinity"):
             model.score_batch(images)
+
+
+def test_representations_are_short() -> None:
+    """In a console or notebook: no arrays, no modules, no metadata."""
+    model = tiny_model(1.0, normal_scores=np.linspace(0, 1, 5000).tolist())
+    assert "image=1.0" in repr(model) and len(repr(model)) < 1500
+    prediction = model.score(np.zeros((32, 32, 3), np.uint8))
+    assert "verdict=" in repr(prediction) and len(repr(prediction)) < 200

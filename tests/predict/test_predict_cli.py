@@ -52,13 +52,30 @@ def test_unreadable_file_exits_with_status_3(
     assert predict(monkeypatch, checkpoint, tmp_path / "p", folder) == 3
     captured = capsys.readouterr()
     assert "1 of 4 files could not be scored" in captured.err and "bad[red].png" in captured.err
+    assert "the others were scored" in captured.err
     assert (
         "bad[red].png" in captured.out
         and "unreadable" in captured.out
         and "notes.txt" in captured.out
     )
     assert count(tmp_path / "p") == 4
+    assert predict(monkeypatch, checkpoint, tmp_path / "q", folder / "bad[red].png") == 3
+    assert "others" not in capsys.readouterr().err
     assert predict(monkeypatch, checkpoint, tmp_path / "q", folder / "000.png") == 0
+
+
+@pytest.mark.parametrize("side", ["0", "-1", "nan", "inf"])
+def test_pixel_size_must_be_positive(
+    side: str,
+    checkpoint: Path,
+    photos: Photos,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    option = f"--mm-per-pixel={side}"
+    assert predict(monkeypatch, checkpoint, tmp_path / "p", photos(1), option) == 2
+    assert f"must be a finite number above 0; got {side}" in capsys.readouterr().err
 
 
 def test_many_images_are_summarised(

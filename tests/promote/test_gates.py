@@ -131,6 +131,7 @@ def test_superiority_requires_the_complete_interval(scores: np.ndarray) -> None:
 def test_equal_scores_are_no_improvement(scores: np.ndarray) -> None:
     gates = gates_of(scores, scores, GateSettings(rule="superior"))
     assert gates["image_auroc"].status == "passed" and gates["improvement"].status == "failed"
+    assert gates["improvement"].required.startswith(("> ", "< "))  # the limit itself fails
 
 
 def test_escape_rates_are_compared_at_the_same_target_rate(scores: np.ndarray) -> None:

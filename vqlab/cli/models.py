@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from vqlab.cli import app
 from vqlab.cli.options import RUN, Bad, Category, Data, Good, Results, Tracking
+from vqlab.errors import UserError
 
 ModelRef = Annotated[
     str,
@@ -43,7 +45,6 @@ def predict(
     mm_per_pixel: Annotated[
         float | None,
         typer.Option(
-            min=0,
             help="Pixel size in millimetres, for defect areas in mm²; default: data.mm_per_pixel "
             "of the model.",
         ),
@@ -86,7 +87,11 @@ def predict(
     from vqlab.predict import load_model, predict_files
 
     loaded = load_model(model, category, mlruns).use_engine(engine)
-    if mm_per_pixel:
+    if mm_per_pixel is not None:
+        if not 0 < mm_per_pixel < math.inf:
+            raise UserError(
+                f"--mm-per-pixel must be a finite number above 0; got {mm_per_pixel:g}."
+            )
         loaded = replace(loaded, data=loaded.data.model_copy(update={"mm_per_pixel": mm_per_pixel}))
     with interruptible(), rating("scoring images", "images/s") as on_progress:
         summary = predict_files(

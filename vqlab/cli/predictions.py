@@ -73,5 +73,6 @@ def print_predictions(summary: Predictions, model: Model) -> None:
     files = [f"{visible(row.path)} ({row.reason.rstrip('.')})" for row in summary.unreadable]
     files += ["..."] if len(files) < summary.counts["unreadable"] else []
     counts = f"{summary.counts['unreadable']} of {summary.total} files could not be scored"
-    print(f"vqlab: {counts}: {', '.join(files)}; the others were scored.", file=sys.stderr)
+    others = "; the others were scored" if summary.counts["unreadable"] < summary.total else ""
+    print(f"vqlab: {counts}: {', '.join(files)}{others}.", file=sys.stderr)
     raise typer.Exit(UNREADABLE_STATUS)

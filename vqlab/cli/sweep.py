@@ -198,7 +198,9 @@ def say_result(result: SweepResult) -> None:
     trainings = sum(row.training_reused for row in result.trials)
     features = sum(bool(row.reused) for row in result.trials) - trainings
     counts = {"training": trainings, "features": features}
-    reused = [f"the {part} of {count} trials" for part, count in counts.items() if count]
+    reused = [
+        f"the {part} of {count} trial{'s' * (count > 1)}" for part, count in counts.items() if count
+    ]
     if reused:
         out.print(f"reused: {' and '.join(reused)}; {result.saved:.0f} s saved")
     if result.test:

@@ -6,7 +6,7 @@ Verdicts compare raw scores with thresholds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -26,9 +26,9 @@ class CalibrationScores:
     """Quantiles of the image scores of the held-out normal images."""
 
     count: int
-    quantiles: tuple[float, ...]
+    quantiles: tuple[float, ...] = field(repr=False)
     """Evenly spaced quantiles, lowest to highest score; all scores if they are few."""
-    scores: tuple[float, ...] = ()
+    scores: tuple[float, ...] = field(default=(), repr=False)
     """All scores, lowest first, if there are more than quantiles; empty in older checkpoints."""
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,11 @@ def build_detector(tree: Mapping[str, Any], spec: InputSpec) -> Detector:
 class Model:
     """A trained detector with preprocessing and thresholds."""
 
-    detector: Detector
-    backbone: Backbone
+    detector: Detector = field(repr=False)
+    backbone: Backbone = field(repr=False)
     data: DataSettings
     thresholds: Thresholds
-    meta: dict[str, Any]
+    meta: dict[str, Any] = field(repr=False)
     """Metadata of the checkpoint: settings, data fingerprint, metrics, run ID."""
     device: torch.device
     image_category: str | None = None

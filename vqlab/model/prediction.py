@@ -32,19 +32,19 @@ class Prediction:
     verdict: Verdict
     """`reject` if the score exceeds the image threshold, else `review` if it exceeds the review
     threshold, else `pass`."""
-    anomaly_map: Array
+    anomaly_map: Array = field(repr=False)
     """(H, W) float32."""
-    mask: Array
+    mask: Array = field(repr=False)
     """(H, W) bool: the defects of an image in review or rejected, see `predicted_mask`; empty if
     the image passed."""
-    image: Array
+    image: Array = field(repr=False)
     """(H, W, 3) uint8, as read."""
     model: Model = field(repr=False)
     extracted: Extracted = field(repr=False)
     """Outputs of the detector from which the scores were computed; empty with `data.tiles`."""
     geometry: Geometry = field(repr=False)
     """Position of the image in the network's input."""
-    inspected: Array | None = None
+    inspected: Array | None = field(default=None, repr=False)
     """(H, W) bool, True on inspected pixels; None: all (`data.roi`). In the map, other pixels have
     the lowest score of the inspected ones."""
 

@@ -69,12 +69,12 @@ class Outcome:
     """Result of a run."""
 
     run_id: str
-    model: Model
+    model: Model = field(repr=False)
     checkpoint: Path
-    validation: Report
-    test: Report | None
+    validation: Report = field(repr=False)
+    test: Report | None = field(repr=False)
     """None without test images."""
-    other_reports: dict[str, Report]
+    other_reports: dict[str, Report] = field(repr=False)
     """Reports of other scores on the test images: the detector's alternatives, and the baseline
     `mean_image`."""
     pictures: Path | None

@@ -136,7 +136,7 @@ def test_losing_trial_is_retrained_identically_and_tested(
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (7, "trial 7 of study .* must be complete .*does not exist; complete are 0, 1, 2"),
+        (7, "trial 7 of study .* must be complete .*does not exist; complete trials: 0, 1, 2"),
         ("vqvae:0", "trial vqvae:0 of study .* must be complete .*does not exist"),
         (-1, "must be given as NUMBER or RECIPE:NUMBER; got '-1'"),
     ],
@@ -155,7 +155,7 @@ def test_trial_requested_in_advance_is_not_retrained(
     plain: None, root: Path, store: Tracker, epochs: list[int]
 ) -> None:
     """A request that depends on the trials is reported before the test set is used."""
-    with pytest.raises(UserError, match="trial 5 .* does not exist; complete are 0, 1"):
+    with pytest.raises(UserError, match="trial 5 .* does not exist; complete trials: 0, 1"):
         run_sweep(root, store, trials=2, seed=1, test=[0, 1, 5])
     assert epochs == [1, 2] * 2
     result = run_sweep(root, store, trials=2, seed=1)

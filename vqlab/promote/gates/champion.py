@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from vqlab.evaluation import MEAN, CategoryEvidence, Paired, paired_differences
 from vqlab.metrics import Difference, Interval, lower_is_better, metric_title
 from vqlab.promote.comparison import MetricComparison
-from vqlab.promote.gates.gate import Gate, Status
+from vqlab.promote.gates.gate import Gate, LimitKind, Status
 from vqlab.promote.gates.settings import GateSettings
 
 _FORM = "+.4f"
@@ -46,7 +45,7 @@ def value_gate(
     return Gate(
         name, status, text, comparison.value - comparison.champion_value, interval,
         0.0 - comparison.min_delta if lower else comparison.min_delta,
-        "maximum" if lower else "minimum", _FORM, comparison=True,
+        "below" if lower else "above", _FORM, comparison=True,
     )  # fmt: skip
 
 
@@ -112,8 +111,13 @@ class _Pair:
         """Return whether the whole interval of the gain is above `least`."""
         return self.lowest is not None and self.lowest > least
 
-    def gate(self, name: str, status: Status, sentence: str, limit: float) -> Gate:
-        bound: Literal["minimum", "maximum"] = "minimum" if self.sign > 0 else "maximum"
+    def gate(
+        self, name: str, status: Status, sentence: str, limit: float, *, exclusive: bool = False
+    ) -> Gate:
+        """Return the gate of the difference. exclusive: the limit itself fails."""
+        least: LimitKind = "above" if exclusive else "minimum"
+        most: LimitKind = "below" if exclusive else "maximum"
+        bound = least if self.sign > 0 else most
         value, interval = self.difference.value, self.difference.interval
         limit = self.sign * limit + 0.0  # not -0
         return Gate(name, status, sentence, value, interval, limit, bound, _FORM, comparison=True)
@@ -165,11 +169,11 @@ def _improvement(pairs: Sequence[_Pair], settings: GateSettings) -> Gate:
     if significant or (best.gain > least and not strict):
         text = f"Better{by}: {metric_title(best.metric)}"
         text += "." if significant else " (not significantly)."
-        return best.gate("improvement", "passed", text, least)
+        return best.gate("improvement", "passed", text, least, exclusive=True)
     names = ", ".join(metric_title(pair.metric) for pair in pairs)
     how = "significantly better" if strict else "better"
     text = f"Of {names}, none is {how} than the champion's{by}."
-    return best.gate("improvement", "failed", text, least)
+    return best.gate("improvement", "failed", text, least, exclusive=True)
 
 
 def _missing(metric: str, reason: str) -> Gate:

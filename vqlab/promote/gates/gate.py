@@ -9,6 +9,9 @@ from typing import Any, Literal
 from vqlab.metrics import Interval
 
 Status = Literal["passed", "failed", "warning", "not applicable"]
+LimitKind = Literal["minimum", "maximum", "above", "below"]
+"""`above` and `below` exclude the limit itself."""
+_SIGNS: dict[LimitKind, str] = {"minimum": "≥", "maximum": "≤", "above": ">", "below": "<"}
 STATUSES: tuple[Status, ...] = ("failed", "warning", "passed", "not applicable")
 
 
@@ -24,7 +27,7 @@ class Gate:
     interval: Interval | None = None
     """95 % interval of the value."""
     limit: float | None = None
-    limit_is: Literal["minimum", "maximum"] = "maximum"
+    limit_is: LimitKind = "maximum"
     form: str = ".4g"
     """Format specification of value, interval and limit."""
     unit: str = ""
@@ -43,11 +46,10 @@ class Gate:
 
     @property
     def required(self) -> str:
-        """Limit, e.g. `≥ -0.0200`; empty without a limit."""
+        """Limit, e.g. `≥ -0.0200` or `> +0.0000`; empty without a limit."""
         if self.limit is None:
             return ""
-        sign = "≥" if self.limit_is == "minimum" else "≤"
-        return f"{sign} {self._number(self.limit)} {self.unit}".rstrip()
+        return f"{_SIGNS[self.limit_is]} {self._number(self.limit)} {self.unit}".rstrip()
 
     def _number(self, value: float) -> str:
         return format(value, self.form)

@@ -150,7 +150,7 @@ def baseline_gate(
     text = f"Image AUROC {after:.4f}, that of the no-learning baseline {before:.4f}"
     text += "." if better else ": not significantly better; a simpler detector may suffice."
     return Gate(
-        name, status, text, difference.value, difference.interval, 0.0, "minimum", form="+.4f"
+        name, status, text, difference.value, difference.interval, 0.0, "above", form="+.4f"
     )  # fmt: skip
 
 

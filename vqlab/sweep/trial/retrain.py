@@ -62,7 +62,7 @@ def _not_complete(studies: Studies, key: TrialKey, trial: FrozenTrial | None) ->
     listed = ", ".join(complete[:_LISTED]) + (", …" if len(complete) > _LISTED else "")
     return (
         f"trial {key} of study {studies.name} must be complete to be scored on test; it "
-        f"{f'is {trial.state.name}' if trial else 'does not exist'}; complete are "
+        f"{f'is {trial.state.name}' if trial else 'does not exist'}; complete trials: "
         f"{listed or 'none'}."
     )
 
