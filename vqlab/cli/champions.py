@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import RUN, CategoryArgument, Data, Tracking, one_category
+from vqlab.cli.options import RUN, CategoryArgument, Data, Tracking, one_category, output_folder
 
 if TYPE_CHECKING:
     from vqlab.promote import Promotion
@@ -60,7 +60,10 @@ def promote(
     ] = False,
     data: Data = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the acceptance report.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the acceptance report.", callback=output_folder
+        ),
     ] = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import RUN, Tracking
+from vqlab.cli.options import RUN, Tracking, output_file
 
 
 @app.command(short_help="Compare runs on the same test images (paired bootstrap).")
@@ -24,6 +24,7 @@ def compare(
             "-o",
             help="HTML page with test images side by side, also logged to MLflow; default: "
             "results/comparison.html for three or more runs, none for two.",
+            callback=output_file,
         ),
     ] = None,
     images: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqlab.cli import app
-from vqlab.cli.options import Preset, Tracking
+from vqlab.cli.options import Preset, Tracking, output_folder
 
 if TYPE_CHECKING:
     from vqlab.correlate import Correlation
@@ -28,7 +28,14 @@ def correlate(
     ] = None,
     preset: Preset = "full",
     results: Annotated[
-        Path, typer.Option("--output", "-o", "--results", help="Folder for the measurements.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            "--results",
+            help="Folder for the measurements.",
+            callback=output_folder,
+        ),
     ] = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:

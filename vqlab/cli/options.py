@@ -8,6 +8,27 @@ from typing import Annotated
 import typer
 
 from vqlab.errors import UserError
+from vqlab.text import visible
+
+
+def output_folder(path: Path) -> Path:
+    """Return the path of a folder to write. Raises UserError if it, or a parent, is a file."""
+    for place in (path, *path.parents):
+        if place.is_dir():
+            break
+        if place.exists():
+            raise UserError(f"--output must be a folder; {visible(place)} is a file.")
+    return path
+
+
+def output_file(path: Path | None) -> Path | None:
+    """Return the path of a file to write. Raises UserError if it is a folder, or below a file."""
+    if path is not None:
+        if path.is_dir():
+            raise UserError(f"--output must be a file; {visible(path)} is a folder.")
+        output_folder(path.parent)
+    return path
+
 
 Recipe = Annotated[
     str,
@@ -58,7 +79,13 @@ Preset = Annotated[
 ]
 Results = Annotated[
     Path,
-    typer.Option("--output", "-o", "--results", help="Folder for pictures and scores.csv."),
+    typer.Option(
+        "--output",
+        "-o",
+        "--results",
+        help="Folder for pictures and scores.csv.",
+        callback=output_folder,
+    ),
 ]
 Where = Annotated[
     list[str] | None,

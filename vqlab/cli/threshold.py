@@ -9,7 +9,7 @@ import typer
 
 from vqlab.cli import app
 from vqlab.cli.champions import CategoryOption
-from vqlab.cli.options import RUN, CategoryArgument, Data, Tracking, one_category
+from vqlab.cli.options import RUN, CategoryArgument, Data, Tracking, one_category, output_folder
 
 if TYPE_CHECKING:
     from vqlab.cli.fit_width import FittedTable
@@ -67,7 +67,10 @@ def threshold(
     ] = False,
     data: Data = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the curve and the report.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the curve and the report.", callback=output_folder
+        ),
     ] = Path("results"),
     mlruns: Tracking = Path("mlruns"),
 ) -> None:

@@ -42,6 +42,8 @@ def probe(folder: Path) -> None:
                 handle.write(bytes(_PROBE_BYTES))
                 handle.flush()
                 os.fsync(handle.fileno())
+        except FileNotFoundError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}.") from error
         finally:
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
