@@ -87,7 +87,7 @@ def test_study_has_named_objectives_and_a_note(tmp_path: Path) -> None:
             detail = json.load(answer)
     assert detail["objective_names"] == objectives
     note = detail["note"]["body"]
-    assert "Data set: `ca'ble\\n<b> in data`" in note
+    assert "Dataset: `ca'ble\\n<b> in data`" in note
     assert "`validation/aupro` (higher is better), `cost/parameters` (lower is better)" in note
     assert "[all trials](<http://127.0.0.1:5000/#/a?b=1>)" in note
 

@@ -115,7 +115,12 @@ def sweep(
                 launcher = execution.launcher_for(studies, tracker, trials)
                 _run_trials(context, mirror, storage, launcher, trials, started + timeout)
         result = finish(context, mirror, trials, pages, results, started, requested)
-        request_tests(studies, requested)  # raises for requested trials that did not complete
+        try:
+            request_tests(studies, requested)
+        except UserError as error:  # a requested trial did not complete
+            raise UserError(
+                f"{error} The sweep is complete; re-run it without this trial to print its result."
+            ) from error
         return result
 
 

@@ -155,7 +155,9 @@ def test_trial_requested_in_advance_is_not_retrained(
     plain: None, root: Path, store: Tracker, epochs: list[int]
 ) -> None:
     """A request that depends on the trials is reported before the test set is used."""
-    with pytest.raises(UserError, match="trial 5 .* does not exist; complete trials: 0, 1"):
+    with pytest.raises(
+        UserError, match="trial 5 .* does not exist; complete trials: 0, 1. The sweep"
+    ):
         run_sweep(root, store, trials=2, seed=1, test=[0, 1, 5])
     assert epochs == [1, 2] * 2
     result = run_sweep(root, store, trials=2, seed=1)

@@ -14,7 +14,7 @@ from vqlab.text import visible
 def annotate(
     study: optuna.Study, objectives: Sequence[str], dataset: str, links: Mapping[str, str]
 ) -> None:
-    """Name the objectives of a new study, and save a note with data set, directions and links.
+    """Name the objectives of a new study, and save a note with dataset, directions and links.
 
     links: addresses by title. A study with named objectives is not changed, so that a note edited
     by a user is preserved.
@@ -27,7 +27,7 @@ def annotate(
     ]
     pages = " · ".join(f"[{title}](<{address}>)" for title, address in links.items())
     note = (
-        f"Data set: `{visible(dataset).replace('`', chr(39))}`\n\n"
+        f"Dataset: `{visible(dataset).replace('`', chr(39))}`\n\n"
         f"Objective: {', '.join(goals)}\n\n"
         f"In the MLflow UI: {pages}"
     )

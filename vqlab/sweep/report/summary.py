@@ -20,7 +20,7 @@ def summary(data: StudyData, context: ReportContext) -> str:
     states = Counter(trial.state.lower().replace("fail", "failed") for trial in data.trials)
     counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none yet"
     lines = [
-        f"Data set: {context.dataset}." if context.dataset else "",
+        f"Dataset: {context.dataset}." if context.dataset else "",
         f"Objective: {'; '.join(goal.label for goal in data.goals)}.",
         f"Trials: {counts}.",
     ]
