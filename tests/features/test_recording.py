@@ -109,6 +109,11 @@ def change(record: dict[str, Any], **values: Any) -> dict[str, Any]:
         lambda r: change(
             r, operations=[["torch.Tensor.add", [{"state": []}], {}], *r["operations"]]
         ),
+        lambda r: change(
+            r, operations=[["torch.Tensor.add", [{"value": 1}, 1], {}], *r["operations"]]
+        ),
+        lambda r: change(r, outputs=[10_000]),
+        lambda r: change(r, outputs=[-1]),
         lambda r: change(r, state=r["state"][1:]),
         lambda r: change(r, state=[["training", False], *r["state"][1:]]),
     ],
@@ -123,7 +128,6 @@ def test_a_record_of_another_version_is_replaced_by_the_network_of_timm(damage):
     "operation",
     [
         ["torch.Tensor.add", [{"value": 0}], {}],
-        ["torch.Tensor.add", [{"value": 10_000}, 1], {}],
         ["torch.Tensor.add", [{"value": 0}, 1], {"unknown": 2}],
         ["torch.Tensor.view", [{"value": 0}, [7]], {}],
         ["torch.cat", [3], {}],
@@ -155,6 +159,7 @@ def test_a_state_dict_of_other_shapes_does_not_fit():
         lambda call: call.__setitem__(3, None),
         lambda call: call.__setitem__(slice(1, None), []),
         lambda call: call.__setitem__(0, 3),
+        lambda call: call.__setitem__(0, {"value": 10_000}),
     ],
 )
 def test_a_damaged_convolution_is_at_most_one_sentence(change):

@@ -274,8 +274,8 @@ class _Step(NamedTuple):
 
 
 def _schedule(record: Record, keys: set[str], chains: Sequence[Chain]) -> list[_Step]:
-    """Return the steps of a forward pass. Raises ValueError for unknown functions, values, and keys
-    of the state dict."""
+    """Return the steps of a forward pass. Raises ValueError for unknown functions and keys of the
+    state dict, and for values that no earlier operation returns."""
     ends = {number: chain.numbers[-1] for chain in chains for number in chain.numbers}
     chain_at = {chain.numbers[-1]: chain for chain in chains}
     last: dict[int, int] = {}
@@ -283,10 +283,12 @@ def _schedule(record: Record, keys: set[str], chains: Sequence[Chain]) -> list[_
         if operation.function not in FUNCTIONS:
             raise ValueError(f"unknown function {operation.function}")
         for kind, at in references([operation.arguments, *operation.named.values()]):
-            if kind == "value" and isinstance(at, int) and at >= 0:
+            if kind == "value" and isinstance(at, int) and 0 <= at <= number:
                 last[at] = max(last.get(at, 0), ends.get(number, number))
             elif at not in {"state": keys, "layout": _LAYOUTS}.get(kind, ()):
                 raise ValueError(f"unknown {kind} {at}")
+    if not all(0 <= index <= len(record.operations) for index in record.outputs):
+        raise ValueError(f"unknown value in the outputs {record.outputs}")
     inside = {number + 1 for number, end in ends.items() if number != end}
     steps = [
         _Step(number, chain_at.get(number), [])

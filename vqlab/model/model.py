@@ -146,6 +146,8 @@ class Model:
             record = meta.pop(NETWORK, None)
             thresholds = Thresholds.from_json(meta["thresholds"])
             config = {name: dict(meta["config"][name]) for name in ("data", "features", "detector")}
+            _check_texts(config["detector"]["name"], *meta["data"]["categories"])
+            _ = dict(meta["config"].get("inference", {}))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"checkpoint {path} must state settings and thresholds ({error!r}); choose a file "
@@ -296,6 +298,13 @@ class Model:
                 frame = frame_of(geometry, self.data)
                 panels[name] = crop_panel(panel[0].cpu().numpy(), geometry, frame)
         return panels
+
+
+def _check_texts(*values: Any) -> None:
+    """Raise TypeError unless all values are strings."""
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{value!r} is not a string")
 
 
 def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
