@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from vqlab.training import (
     seed_everything,
 )
 from vqlab.training.calibration_images import stepped_indices
-from vqlab.types import Sample, Scores, UserError
+from vqlab.types import ImageRecord, Sample, Scores, UserError
 
 Tree = dict[str, Any]
 BOTH = {"data": {"categories": ["cable", "fabric"], "joint": True}}
@@ -365,18 +366,32 @@ def test_balanced_sampling_draws_each_category_equally_often(
 @pytest.mark.parametrize("sampling", ["natural", "balanced"])
 def test_unseen_calibration_images_are_excluded_from_the_steps(small: Tree, sampling: str) -> None:
     part = trainer(merge(small, BOTH), sampling=sampling, unseen_below=1000, steps_per_epoch=9)
-    unseen = calibration_indices(part.images.records)
+    unseen = calibration_indices(part.images.records, 1000)
     stepped = [index for index in range(len(part.images)) if index not in unseen]
-    assert len(unseen) == math.ceil(len(part.images) / 6)
+    assert unseen
     assert set(part._order()) == set(stepped)
     many = trainer(merge(small, BOTH), sampling=sampling, unseen_below=2, steps_per_epoch=9)
     assert set(many._order()) == set(range(len(part.images)))
 
 
+def test_number_of_unseen_images() -> None:
+    def held_out(files: int, unseen_below: int) -> int:
+        names = [f"{number}.png" for number in range(files)]
+        records = [ImageRecord(Path(name), "cable", "good") for name in names for _ in range(2)]
+        indices = calibration_indices(records, unseen_below)
+        used = stepped_indices(records, unseen_below)
+        assert len(used) == 2 * files - (len(indices) if files < unseen_below else 0)
+        return len(indices) // 2
+
+    assert held_out(240, 0) == held_out(240, 240) == 40
+    assert held_out(240, 241) == 10
+    assert [held_out(files, 500) for files in (60, 31, 12)] == [3, 4, 2]  # three where possible
+
+
 def test_single_image_is_both_trained_on_and_calibrated_with(small: Tree) -> None:
     part = trainer(small)
     one = part.images.records[:1]
-    assert calibration_indices(one) == stepped_indices(one, 10) == [0]
+    assert calibration_indices(one, 10) == stepped_indices(one, 10) == [0]
 
 
 def test_drop_last(small: Tree) -> None:

@@ -70,7 +70,7 @@ def calibrated_model(
     those of new images, so that the thresholds would guarantee nothing.
     """
     detector, backbone, device = trainer.detector, trainer.backbone, trainer.device
-    calibrate(detector, trainer.features, effort)
+    calibrate(detector, trainer.features, config.training.unseen_below, effort)
     inspected = encode_areas(splits.areas)
     meta = {
         "config": dump(config),
@@ -110,14 +110,16 @@ def scores_of_shifted(model: Model, config: RunConfig, splits: Splits) -> tuple[
     return tuple(model.score_set(images, batch_size=size) for images in splits.shifted_normals)
 
 
-def calibrate(detector: Detector, train: FeatureSet, effort: float = 1.0) -> None:
-    """Calibrate a detector on the training images, every sixth held out."""
+def calibrate(
+    detector: Detector, train: FeatureSet, unseen_below: int = 0, effort: float = 1.0
+) -> None:
+    """Calibrate a detector on the training images, see `calibration_indices`."""
     detector.eval()
-    held_out = set(calibration_indices(train.images.records))
+    held_out = set(calibration_indices(train.images.records, unseen_below))
     most = train.subset([i for i in range(len(train)) if i not in held_out])
-    detector.calibrate(most, unseen_in_fitting(train), effort)
+    detector.calibrate(most, unseen_in_fitting(train, unseen_below), effort)
 
 
-def unseen_in_fitting(train: FeatureSet) -> FeatureSet:
+def unseen_in_fitting(train: FeatureSet, unseen_below: int) -> FeatureSet:
     """Return the training images held out in calibration, for `fit_normalization`."""
-    return train.subset(calibration_indices(train.images.records))
+    return train.subset(calibration_indices(train.images.records, unseen_below))

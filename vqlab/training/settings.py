@@ -44,9 +44,10 @@ class TrainingSettings(Settings):
     """Decay per step of a moving average of the weights, which is used for validation and the final
     model; t / (t + 10) if that is smaller at step t. Null: no average."""
     unseen_below: int = Field(0, ge=0)
-    """With fewer training images than this, every sixth is excluded from the training steps: those
-    that calibration scores in place of new images. A detector that overfits gives the images it has
-    learned far lower scores than new ones. 0: all images are trained on."""
+    """With fewer training images than this, every 24th (at least three images, at most a sixth) is
+    excluded from the training steps, and the terms of a score are standardised on these. A detector
+    that overfits gives the images it has learned far lower scores than new ones. 0: train on all
+    images."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: autocast of convolutions and matrix products; losses are float32."""
     validate_every: int = Field(0, ge=0)

@@ -96,7 +96,8 @@ class _Search:
         self.unseen: list[Extracted] = []
         if isinstance(self.detector, HasNormalization):
             with torch.inference_mode():
-                unseen = unseen_in_fitting(model.features(splits.train))
+                below = config.training.unseen_below
+                unseen = unseen_in_fitting(model.features(splits.train), below)
                 self.unseen = [extract(self.detector, sample) for sample in unseen]
         self.validation = extract_images(self.detector, model.features(splits.validation))
         whole: Any = self.detector.config
@@ -165,7 +166,8 @@ class _Search:
         if self._current == self._calibrated or isinstance(self.detector, HasNormalization):
             return tree, scored
         seed_everything(self.config.training.seed, self.config.training.epochs + 1)
-        calibrate(self.detector, self.model.features(self.splits.train))
+        below = self.config.training.unseen_below
+        calibrate(self.detector, self.model.features(self.splits.train), below)
         return tree, self.model.score_set(self.splits.validation)
 
     def _measure(self, chosen: Mapping[str, Any], metric: str) -> float:
