@@ -19,6 +19,7 @@ import mlflow
 import pandas as pd
 
 import vqlab
+from vqlab.errors import ScoreError
 
 COLUMNS = ["score", "calibrated", "p_value", "verdict", "regions", "reason"]
 
@@ -48,7 +49,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow ha
             return None, None, None, "unreadable", [], reason
         try:
             result = model.score(pixels)
-        except vqlab.UserError as error:
+        except ScoreError as error:
             return None, None, None, "unreadable", [], str(error)
         regions = [asdict(region) for region in result.regions()]
         return result.score, result.calibrated, result.p_value, result.verdict, regions, ""
