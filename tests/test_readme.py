@@ -45,12 +45,6 @@ def test_readme_has_commands() -> None:
     assert "make sweep CLASS=cable" in commands() and len(commands()) >= 8
 
 
-def test_pictures_and_links_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if not target.startswith("http"):
-            assert (REPOSITORY / target).exists(), target
-
-
 @pytest.mark.slow
 def test_every_command_runs(checkout: Path) -> None:
     environment = {

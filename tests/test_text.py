@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from vqlab.text import (
     columns,
     folder_name,
     restored,
+    shell_word,
     shorten,
     storable,
     unique_key,
@@ -36,6 +38,14 @@ from vqlab.text import (
 )
 def test_visible_escapes_invisible_characters(name: str, expected: str) -> None:
     assert visible(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name, expected", [("cable", "cable"), ("nut; $(id)\n'", "'nut; $(id)\\n'\"'\"''")]
+)
+def test_shell_word_is_one_word(name: str, expected: str) -> None:
+    assert shell_word(name) == expected
+    assert shlex.split(shell_word(name)) == [visible(name)]
     visible(name).encode()
 
 

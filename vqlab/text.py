@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -55,6 +56,11 @@ def visible_lines(text: str) -> str:
 def storable(text: str) -> str:
     """Return `text` with characters escaped that UTF-8 files and databases cannot store."""
     return _NOT_STORABLE.sub(lambda match: _visible_character(match[0]), text)
+
+
+def shell_word(text: str | Path) -> str:
+    """Return `text` as one word of a shell command to be printed, quoted if necessary."""
+    return shlex.quote(visible(text))
 
 
 def without_password(address: str) -> str:

@@ -41,7 +41,7 @@ def feedback(
     from vqlab.cli.terminal import marked, out, print_notes
     from vqlab.recipes import Folders
     from vqlab.serve.feedback import write_feedback
-    from vqlab.text import visible
+    from vqlab.text import shell_word, visible
 
     with counting() as on_progress:
         result = write_feedback(category, mlruns, output, Folders(data, good, bad), on_progress)
@@ -50,10 +50,11 @@ def feedback(
     print_notes(tuple(result.notes))
     head = "written: " if result.changed else "unchanged: "
     out.print(marked(head, "bold green", visible(result.folder / category)))
-    out.print(f"train on it: vqlab train RECIPE --data {visible(output)} {_categories(result)}")
+    out.print(f"train on it: vqlab train RECIPE --data {shell_word(output)} {_categories(result)}")
     for name in result.categories:
         if not (result.folder / name).is_dir():
-            out.print(f"first write all categories of the joint model: vqlab feedback {name}")
+            command = f"vqlab feedback {shell_word(name)}"
+            out.print(f"first write all categories of the joint model: {command}")
 
 
 def judged_table(category: str, result: FeedbackResult) -> Table:
@@ -75,11 +76,12 @@ def judged_table(category: str, result: FeedbackResult) -> Table:
 
 def _categories(result: FeedbackResult) -> str:
     """Return the options of `vqlab train` that name the champion's categories."""
-    from vqlab.text import visible
+    from vqlab.text import shell_word
 
     if len(result.categories) == 1:
-        return f"--category {visible(result.categories[0])}"
-    return f"'data.categories=[{', '.join(map(visible, result.categories))}]' data.joint=true"
+        return f"--category {shell_word(result.categories[0])}"
+    names = ", ".join(result.categories)
+    return f"{shell_word(f'data.categories=[{names}]')} data.joint=true"
 
 
 def _counts(result: FeedbackResult) -> str:

@@ -12,6 +12,7 @@ from vqlab.metrics import lower_is_better
 from vqlab.model import Model
 from vqlab.promote.reproduce import model_config, same_data
 from vqlab.run import SHIFT_TABLE, log_shifts, measure_shifts, test_model
+from vqlab.text import shell_word
 from vqlab.tracking import RunRecord, Tracker, matches_categories
 
 KINDS = ("train", "trial", "threshold")
@@ -73,14 +74,14 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
     candidates.sort(key=lambda r: r.metrics.get(metric, worst), reverse=not ascending)
     lines = [
         f"category {category} has no finished study with a best run; choose one of its "
-        f"runs with --run ID (make promote CLASS={category} RUN=ID):"
+        f"runs with --run ID (make promote CLASS={shell_word(category)} RUN=ID):"
     ]
     for run in candidates[:_MAX_CANDIDATES]:
         value = f"{run.metrics[metric]:.4f}" if metric in run.metrics else "not measured yet"
         lines.append(f"  {run.run_id[:12]}  {metric} {value}  {run.name}")
     if len(candidates) > _MAX_CANDIDATES:
         more = len(candidates) - _MAX_CANDIDATES
-        lines.append(f"  and {more} more: vqlab leaderboard --category {category}")
+        lines.append(f"  and {more} more: vqlab leaderboard --category {shell_word(category)}")
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from vqlab.errors import UserError
 from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence
 from vqlab.metrics import OBJECTIVES, PRIMARY, get_metric, lower_is_better
 from vqlab.run import THRESHOLD_OF
+from vqlab.text import shell_word
 from vqlab.tracking import RunRecord, Tracker, Version
 
 FIRST = tuple(f"test/{name}" for name in PRIMARY)
@@ -180,7 +181,7 @@ def why_not_comparable(
     fingerprint = record.tags["vqlab.data_fingerprint"][:12]
     return (
         f"{name} was never measured on the same data ({fingerprint}); evaluate it on them (vqlab "
-        f"evaluate --model champion --category {champion.category} --data FOLDER) and promote again"
+        f"evaluate --category {shell_word(champion.category)} --data FOLDER) and promote again"
     )
 
 

@@ -32,7 +32,7 @@ from vqlab.recipes import Folders
 from vqlab.serve.feedback_dataset import ADDED, DatasetImage, is_added, write_category
 from vqlab.serve.history import FOLDER, Feedback, History, RecordedRole, Role
 from vqlab.serve.roles import NAMES, assigned_role, names_of, role_sentence
-from vqlab.text import category_text, join_names, visible
+from vqlab.text import category_text, join_names, shell_word, visible
 from vqlab.tracking import Tracker
 from vqlab.types import ImageRecord
 
@@ -145,7 +145,7 @@ def _settings(
     _, meta = load_checkpoint(champion.checkpoint)
     trained = meta["data"]["categories"]
     if category not in trained:
-        names = " ".join(f"-c {visible(name)}" for name in trained)
+        names = " ".join(f"-c {shell_word(name)}" for name in trained)
         raise UserError(
             f"feedback needs the category of each image; {visible(category)} is a joint model of "
             f"{join_names(trained)}; judge images by category (vqlab serve {names}), and run vqlab "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from vqlab.promote.acceptance.training import settings_table, training_facts
 from vqlab.promote.check import thresholds_of
 from vqlab.promote.gates.gate import STATUSES, Gate, summary
 from vqlab.promote.provenance import Decision
-from vqlab.text import folder_name
+from vqlab.text import folder_name, shell_word
 
 _STYLE = """
 :root{--good:#197f48;--bad:#c81e2c;--warn:#8f4d00}
@@ -135,7 +134,7 @@ def _notes(audit: str, thresholds: Thresholds | None) -> str:
 
 
 def _rollback(decision: Decision) -> str:
-    category = shlex.quote(decision.category)
+    category = shell_word(decision.category)
     lines = [f"vqlab history {category}"]
     if decision.version is None:
         return f"<h2>Versions</h2><pre>{escape(lines[0])}</pre>"
