@@ -82,3 +82,8 @@ def test_equals_torch_without_gradient_and_under_autocast(pair: Pair) -> None:
         assert torch.equal(ours(x), theirs(x))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ours(x), theirs(x))
+
+
+def test_output_size_is_that_of_torch() -> None:
+    layer, x = DoublingConvTranspose2d(I, O), torch.randn(3, I, 16, 20)
+    assert layer(x, [33, 40]).shape == (3, O, 33, 40)

@@ -45,8 +45,8 @@ def export(
 ) -> None:
     """Export a model: backbone, detector, normalization and image score as one graph.
 
-    Input: RGB images (batch, 3, S, S) in [0, 1], of the size used in training; output: anomaly maps
-    and image scores. Thresholds, preprocessing and provenance are in the metadata. The file is
+    Input: RGB images (batch, 3, H, W) in [0, 1], resized as in training; output: anomaly maps and
+    image scores. Thresholds, preprocessing and provenance are in the metadata. The file is
     compared with the model on images, and written only if scores and maps agree within 1e-4
     (relative) and all verdicts are equal. `python -m vqlab.runtime model.onnx IMAGE ...` scores
     images with it.

@@ -65,6 +65,6 @@ def random_size(scene: Scene, rng: Generator, low: float, high: float) -> float:
 
 
 def random_contrast(scene: Scene, rng: Generator, low: float, high: float) -> float:
-    """Return a brightness difference between two limits, times the scene's boost."""
+    """Return a strength between two limits, in their unit, times the scene's boost; uniform."""
     position = rng.random() if scene.contrast is None else scene.contrast
     return (low + position * (high - low)) * scene.boost

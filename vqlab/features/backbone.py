@@ -185,8 +185,8 @@ class Backbone(nn.Module):
 
     def _levels(self, images: Tensor) -> Pyramid:
         assert self.network is not None
-        compiled = self._engine is not None and images.is_cpu
-        network = self._engine if compiled and self._engine is not None else self.network
+        engine = self._engine if images.is_cpu else None
+        network = self.network if engine is None else engine
         levels = [level.float() for level in network(images)]
         pool = self.settings.pool
         if pool != "none":

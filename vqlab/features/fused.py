@@ -49,8 +49,8 @@ class Chain(NamedTuple):
 def find_chains(operations: Sequence[Operation], outputs: Sequence[int]) -> list[Chain]:
     """Return the chains of a record, in the order of their convolutions.
 
-    Values within a chain are used nowhere else, and no other operation works in place between its
-    convolution and its end, where all of it is computed.
+    A chain is computed where its last operation is. Therefore no other operation uses the values
+    within it, and none between its first and its last operation works in place.
     """
     users: dict[int, list[int]] = defaultdict(list)
     for number, operation in enumerate(operations):

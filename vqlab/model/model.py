@@ -140,7 +140,8 @@ class Model:
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "auto") -> Model:
-        """Load a checkpoint. Raises UserError for a missing, truncated or other file."""
+        """Load a checkpoint. device: `auto`: CUDA if it is available. Raises UserError for a file
+        that is missing, truncated or not a checkpoint, or whose parts do not fit each other."""
         state, meta = load_checkpoint(path)
         try:
             record = meta.pop(NETWORK, None)

@@ -35,7 +35,7 @@ class FrozenConvolution:
         plain = all(_pair(value) == [1, 1] for value in pairs) and geometry["groups"] == 1
         many = weight.shape[0] * weight.shape[1] >= CHANNEL_PAIRS
         self.filtered = plain and many and weight.shape[2:] == (3, 3)
-        """Whether it is computed by minimal filtering, of maps that are not small."""
+        """Whether minimal filtering computes it on maps of at least `TILES` tiles."""
         self._filters: Tensor | None = None
 
     def __call__(self, x: Tensor, residual: Tensor | None, rectify: bool) -> Tensor:

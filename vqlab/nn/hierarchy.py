@@ -253,8 +253,7 @@ class Coreset(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the nearest code (N,) of rows (N, D) and the L2 distance to it (N,).
 
-        vectors: of the images, which matter to a `ConceptCoreset` only. width: as of
-        `NearestSearch`.
+        vectors: image vectors, which only a `ConceptCoreset` uses. width: as of `NearestSearch`.
         """
         index, distance = self.search(rows, self.vectors, width=width)
         return index, distance
@@ -266,8 +265,8 @@ class Coreset(nn.Module):
         """Return the L2 distances (N,) of rows (N, D) of a training image to the nearest code that
         is not a patch of the image; to the nearest code if the image contains every code.
 
-        image: all rows of the image (P, D). vector: of the image, which matters to a
-        `ConceptCoreset` only. width: as of `NearestSearch`.
+        image: all rows of the image (P, D). vector: image vector, which only a `ConceptCoreset`
+        uses. width: as of `NearestSearch`.
         """
         patches = self.search.within(image, self.vectors, SAME)
         excluded = patches if 0 < len(patches) < len(self.vectors) else None

@@ -1,12 +1,12 @@
 """Exact nearest code of many vectors in a large, fixed codebook.
 
 On a CPU most codes are discarded by a lower bound of their distance. Codes are rotated to their
-principal axes; the distance along the first axes, plus the difference of the norms along all other
-axes, never exceeds the full distance. Codes are in tiles of near ones, rows in groups of
-neighbours. A small matrix product gives the bounds of all codes for the centre of a group; the
-triangle inequality extends them to its rows. In the tiles that remain (about a tenth) each row
-has bounds of its own, then tighter ones along more axes, and only codes below the best distance so
-far are compared in full (0.1 %).
+principal axes; the distance along the first axes, combined with the difference of the norms along
+the other axes, never exceeds the full distance. Tiles hold codes that are close to each other,
+groups hold neighbouring rows. A small matrix product gives the bounds of all codes for the centre
+of a group; the triangle inequality extends them to its rows. In the tiles that remain (about a
+tenth) each row has bounds of its own, then tighter ones along more axes, and only codes below the
+best distance so far are compared in full (0.1 %).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ ROUNDING = 1e-5
 class NearestSearch(nn.Module):
     """Find the nearest codes of rows in a codebook (K, D) that rarely changes.
 
-    Without parameters or buffers. The codebook is prepared at the first use, after
-    `load_state_dict` and after `reset`, which must follow any other change.
+    It has no parameters or buffers. The codebook is prepared at the first use and again after
+    `load_state_dict`; call `reset` after any other change of its values.
     """
 
     def __init__(self) -> None:
@@ -56,16 +56,17 @@ class NearestSearch(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return indices (N,) of the nearest codes of rows (N, D) in L2, and the distances (N,).
 
-        Of equal distances the lowest index wins. Distances are accurate for close pairs, too.
-        excluded: indices of codes that are not searched. width: that of the maps whose positions
-        the rows are, in raster order; it makes the search faster and does not change the result. On
-        other devices, and where bounds do not pay, `nearest` compares all codes. Raises UserError
-        for codes with bounds that are not finite.
+        table: the codebook (K, D), without gradient. Of equal distances the lowest index wins.
+        Distances are accurate for close pairs, too. excluded: indices of codes that are not
+        searched. width: if the rows are the positions of maps in raster order, the width of these
+        maps; it makes the search faster and does not change the result. On other devices, and for
+        codebooks too small to gain from bounds, `nearest` compares all codes. Raises UserError if
+        bounds are used and a code is not finite.
         """
         bounds = self._bounds(rows, table)
         if bounds is not None:
             index, distance = bounds.search(rows.detach(), excluded, width)
-            if not (rows.requires_grad or table.requires_grad):
+            if not rows.requires_grad:
                 return index, distance
         elif excluded is None:
             index = nearest(rows, table)

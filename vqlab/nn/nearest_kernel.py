@@ -42,7 +42,7 @@ class Rows(NamedTuple):
     radii: Any
     """Distance in the leading coordinates to the centre of the group, (N,)."""
     rounding: Any
-    """By which squared bounds are lowered, (N,)."""
+    """Bound of the rounding error of squared bounds, which are lowered by it, (N,)."""
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -158,8 +158,8 @@ def mark_within(
     """Set within (K,), bool, for the codes of table (K, D) whose distance to any of the rows (N, D)
     is at most reach (K,).
 
-    leading (N, A): the rows on orthonormal axes. code_leading (K, A): so the codes `order` (K,),
-    sorted by the first axis.
+    leading (N, A): the rows on orthonormal axes. code_leading (K, A): the codes on the same axes,
+    sorted by the first; order (K,): their indices into the table.
     """
     first, widest = code_leading[:, 0].copy(), reach.max()
     for i in range(len(rows)):

@@ -59,7 +59,7 @@ class SameConvTranspose2d(nn.ConvTranspose2d):
         super().__init__(inputs, outputs, 3, padding=1)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if not _faster(x, self.weight, 3):
+        if output_size is not None or not _faster(x, self.weight, 3):
             return super().forward(x, output_size)
         return _add(self.bias, convolve(x, self.weight.flip(2, 3).permute(2, 3, 0, 1), 1))
 
@@ -74,7 +74,7 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
         super().__init__(inputs, outputs, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if not _faster(x, self.weight, 2):
+        if output_size is not None or not _faster(x, self.weight, 2):
             return super().forward(x, output_size)
         inputs, outputs = self.weight.shape[:2]
         taps = self.weight.view(inputs, outputs, 2, 2, 2, 2).flip(2, 4).permute(2, 4, 0, 3, 5, 1)

@@ -110,7 +110,7 @@ class Coupling(nn.Module):
 class ActNorm(nn.Module):
     """Learned scale and shift per channel, initialised by `fit` (Kingma & Dhariwal 2018)."""
 
-    def __init__(self, dims_in: Dims, dims_c: Dims | None = None) -> None:
+    def __init__(self, dims_in: Dims) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(dims_in[0][0]))
         self.shift = nn.Parameter(torch.zeros(dims_in[0][0]))
@@ -159,7 +159,6 @@ class Mixing(nn.Module):
     def __init__(
         self,
         dims_in: Dims,
-        dims_c: Dims | None = None,
         *,
         kind: MixingName,
         generator: torch.Generator,
