@@ -73,6 +73,9 @@ class FusionFlow(nn.Module):
         """Return the latents that `forward` maps to z, and the log_det (B,) of the inverse."""
         return self.forward(z, c, rev=True)
 
+    def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return input_dims
+
     def _orders(self, level: int) -> tuple[Tensor, Tensor]:
         return self.get_buffer(f"order{level}"), self.get_buffer(f"back{level}")
 
