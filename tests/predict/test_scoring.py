@@ -16,6 +16,7 @@ from PIL import Image
 from small_photos import write_photo
 from tiny_model import overflowing_model
 
+from vqlab.data import InspectedArea
 from vqlab.model import Model, Prediction
 from vqlab.predict import pictures, predict_files, read_rows
 from vqlab.predict.rows import file_path
@@ -271,3 +272,18 @@ def test_images_whose_scores_are_not_finite_are_unreadable(photos: Photos, tmp_p
     assert infinite.score is None and infinite.verdict == "unreadable"
     assert "got NaN or infinity" in infinite.reason
     assert summary.counts["unreadable"] == summary.pictures == 1
+
+
+def test_image_that_does_not_fit_the_inspected_area_is_unreadable(
+    model: Model, photos: Photos, tmp_path: Path
+) -> None:
+    folder = photos(2)
+    Image.new("RGB", (90, 10)).save(folder / "wide.png")
+    mask = np.zeros((30, 40), np.bool_)
+    mask[5:20, 5:20] = True
+    described = {**model.meta["data"], "inspected": InspectedArea(mask).encode()}
+    inspecting = replace(model, meta={**model.meta, "data": described})
+    summary = predict_files(inspecting, [folder], tmp_path / "p")
+    verdicts = [row.verdict for row in summary.rows]
+    assert len(verdicts) == 3 and verdicts[2] == "unreadable" and verdicts.count("unreadable") == 1
+    assert "90x10 pixels" in summary.rows[2].reason

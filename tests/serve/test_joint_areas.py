@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -239,6 +240,11 @@ def test_mlflow_model_accepts_the_category(joint: Joint) -> None:
     table.columns = ["image", "category"]
     expected = [joint.model(name).score(file).score for name, file in files]
     assert list(model.predict(table)["score"]) == expected
+    wide = io.BytesIO()
+    Image.new("RGB", (32, 8)).save(wide, "PNG")
+    answers = model.predict(table.assign(image=[wide.getvalue(), *table["image"][1:]]))
+    assert list(answers["score"])[1:] == expected[1:] and answers["verdict"][0] == "unreadable"
+    assert "another aspect ratio" in answers["reason"][0]
     for wrong, sentence in (
         (table.drop(columns="category"), REFUSED),
         (table.assign(category="prat"), "did you mean part"),

@@ -122,18 +122,23 @@ def _settings(model: Model, pictures: str, min_area: int) -> dict[str, Any]:
 
 
 def score_file(model: Model, file: tuple[Path, str]) -> tuple[Identity, Path, Prediction | str]:
-    """Return the identity of a file and its prediction, or why it is unreadable or its scores are
-    not finite.
+    """Return the identity of a file and its prediction, or why it is unreadable, does not fit the
+    model's inspected area or tiles, or has scores that are not finite.
 
-    file: its path, and why it is unreadable if that is known.
+    file: its path, and why it is unreadable if that is known. Raises UserError if the inspected
+    area depends on the category of the images, see `Model.area`.
     """
     path, problem = file
+    area = model.area
     identity = identity_of(path)  # before reading, to detect later changes
     try:
         if problem:
             raise UserError(problem)
         pixels = model.read(path)
-        small = too_small((pixels.shape[0], pixels.shape[1]), model.data)
+        size = (pixels.shape[0], pixels.shape[1])
+        if area is not None:
+            area.at(size)
+        small = too_small(size, model.data)
         if small:
             raise UserError(small)
     except Exception as error:  # decoders raise many kinds of errors on damaged files

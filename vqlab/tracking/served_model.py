@@ -42,8 +42,11 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow ha
 
     def _row(self, content: bytes, category: str | None) -> tuple[Any, ...]:
         model = self.model.for_category(category) if isinstance(category, str) else self.model
+        area = model.area  # raises if it depends on the category and none is given
         try:
             pixels = self._pixels(content)
+            if area is not None:
+                area.at(pixels.shape[:2])  # raises if the image does not fit
         except Exception as error:  # decoders raise many kinds of errors on damaged files
             reason = str(getattr(error, "reason", error)) or type(error).__name__
             return None, None, None, "unreadable", [], reason
