@@ -106,6 +106,13 @@ def test_scores_that_are_not_finite_raise() -> None:
             model.score_batch(images)
 
 
+def test_models_and_predictions_are_hashable_and_compared_by_identity() -> None:
+    model = tiny_model(1.0)
+    first, second = (model.score(np.zeros((32, 32, 3), np.uint8)) for _ in range(2))
+    assert second in [first, second] and first != second
+    assert len({first, second, first}) == 2 and {model: 1}[model] == 1
+
+
 def test_representations_are_short() -> None:
     """In a console or notebook: no arrays, no modules, no metadata."""
     model = tiny_model(1.0, normal_scores=np.linspace(0, 1, 5000).tolist())

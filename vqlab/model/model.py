@@ -64,9 +64,10 @@ def build_detector(tree: Mapping[str, Any], spec: InputSpec) -> Detector:
     return kind(validate(kind.Config, rest, "detector."), spec)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A trained detector with preprocessing and thresholds."""
+    """A trained detector with preprocessing and thresholds; two models are equal if they are the
+    same object, see `digest`."""
 
     detector: Detector = field(repr=False)
     backbone: Backbone = field(repr=False)
@@ -219,8 +220,9 @@ class Model:
     def score(self, image: Array | Image.Image | Path | str) -> Prediction:
         """Score an image file, a PIL image, or an array (H, W, 3) or (H, W), uint8.
 
-        A PIL image is treated as its file. Raises UserError for a file that is not an image, and
-        for an array of another shape or type, and as `score_batch`.
+        A PIL image is treated as its file; an array is not copied, see `Prediction.image`. Raises
+        UserError for a file that is not an image, and for an array of another shape or type, and as
+        `score_batch`.
         """
         return self.score_batch([self.read(image)])[0]
 

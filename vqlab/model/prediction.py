@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Prediction of a model for one image, at the image's resolution."""
 
@@ -38,7 +38,8 @@ class Prediction:
     """(H, W) bool: the defects of an image in review or rejected, see `predicted_mask`; empty if
     the image passed."""
     image: Array = field(repr=False)
-    """(H, W, 3) uint8, as read."""
+    """(H, W, 3) uint8, as read. It shares memory with an array that was scored: copy the array
+    first if its buffer is reused before `picture` is called."""
     model: Model = field(repr=False)
     extracted: Extracted = field(repr=False)
     """Outputs of the detector from which the scores were computed; empty with `data.tiles`."""
