@@ -144,6 +144,9 @@ def test_command_shows_and_clears_the_cache(monkeypatch, small_root, tmp_path):
     assert "test_resnet" in listed and "fabric" in listed and "2 files" in listed
     assert "incomplete: dead.part" in listed
     assert refusal("data", "cache", "--older-than", "3")
-    assert "Deleted 0 files" in call("data", "cache", "--clear", "--older-than", "3")
+    for age in ("3", "0.5", "12h", "2w"):
+        assert "Deleted 0 files" in call("data", "cache", "--clear", "--older-than", age)
+    for age in ("-1", "nan", "3y"):
+        assert "an age must be" in refusal("data", "cache", "--clear", f"--older-than={age}")
     assert "Deleted 2 files" in call("data", "cache", "--clear")
     assert not list((tmp_path / "kept").glob("*.features"))

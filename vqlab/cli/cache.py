@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Delete cached features.")] = False,
     older_than: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="DAYS", help="With --clear: only entries unused for DAYS."),
+        str | None,
+        typer.Option(
+            metavar="AGE",
+            help="With --clear: only entries unused for AGE, e.g. 12h, 7d or 2w; without a unit: "
+            "days.",
+        ),
     ] = None,
 ) -> None:
     """List the features cached on disk, or delete them; they are extracted again when needed.
@@ -34,13 +39,22 @@ def cache(
     if older_than is not None and not clear:
         raise UserError("--older-than must be used with --clear; add --clear.")
     if clear:
-        deleted = clear_cache(older_than or 0.0)
+        deleted = clear_cache(0.0 if older_than is None else _days(older_than))
         out.print(f"Deleted {len(deleted)} files ({_megabytes(deleted)}) in {cache_folder()}")
         return
     files = cache_files()
     if files:
         out.print(_table(files))
     out.print(f"{len(files)} files ({_megabytes(files)}) in {cache_folder()}")
+
+
+def _days(age: str) -> float:
+    """Return an age in days. Raises UserError if it is neither a number nor an age."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", age):
+        return float(age)
+    from vqlab.tracking.run_filter import parse_age
+
+    return parse_age(age).total_seconds() / 86_400
 
 
 def _megabytes(files: list[CacheFile]) -> str:

@@ -20,7 +20,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 _CONDITION = re.compile(r"\s*(\S+?)\s*(>=|<=|>|<)\s*(\S+)\s*")
-_AGE = re.compile(r"(\d+)\s*([mhdw])")
+_AGE = re.compile(r"([0-9]{1,6})\s*([mhdw])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -117,5 +117,8 @@ def parse_age(text: str) -> timedelta:
     """Return the duration of `30m`, `12h`, `7d` or `2w`. Raises UserError for anything else."""
     match = _AGE.fullmatch(text.strip())
     if not match:
-        raise UserError(f"an age must be a number and m, h, d or w, such as 7d; got {text!r}.")
+        raise UserError(
+            "an age must be a number of at most six digits and m, h, d or w, such as 7d; got "
+            f"{text!r}."
+        )
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
