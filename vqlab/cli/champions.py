@@ -27,8 +27,8 @@ def promote(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Requirements, e.g. gates.margin=0.05 gates.rule=superior gates.promise=warn "
-            "gates.max_latency_ms=200.",
+            help="Settings of the gates, e.g. gates.margin=0.05 gates.rule=superior "
+            "gates.promise=warn gates.max_latency_ms=200.",
             metavar="GATES",
         ),
     ] = None,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"pass": "green", "review": "yellow", "reject": "red", "unreadable": "yellow"}
 UNREADABLE_STATUS = 3
-"""Exit status if some files could not be scored and the others were."""
+"""Exit status if files could not be scored."""
 
 
 def prediction_table(summary: Predictions, model: Model) -> FittedTable:

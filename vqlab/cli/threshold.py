@@ -26,7 +26,7 @@ def threshold(
     category: CategoryArgument = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Requirements of --promote, e.g. gates.promise=warn.", metavar="GATES"),
+        typer.Argument(help="Gates of --promote, e.g. gates.promise=warn.", metavar="GATES"),
     ] = None,
     option: CategoryOption = None,
     model: Annotated[

@@ -1,8 +1,8 @@
 """Convolutions of an autoencoder, which keep, halve or double the sides of maps (B, C, h, w).
 
-Layers of torch with the same parameters and results. On a CPU, where a gradient is required, they
-are computed by minimal filtering (`vqlab.nn.minimal_filtering`) if they have many channels.
-Scoring is left to torch, so that scores do not depend on it.
+They have the parameters and, up to rounding, the results of torch's layers. On a CPU, layers of
+many channels are computed by minimal filtering (`vqlab.nn.minimal_filtering`) while gradients are
+enabled. Otherwise torch's layers run, so that scores do not depend on minimal filtering.
 """
 
 from __future__ import annotations
