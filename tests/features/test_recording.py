@@ -112,8 +112,10 @@ def change(record: dict[str, Any], **values: Any) -> dict[str, Any]:
         lambda r: change(
             r, operations=[["torch.Tensor.add", [{"value": 1}, 1], {}], *r["operations"]]
         ),
-        lambda r: change(r, outputs=[10_000]),
-        lambda r: change(r, outputs=[-1]),
+        lambda r: change(r, outputs=[1, 10_000]),
+        lambda r: change(r, outputs=[-1, 1]),
+        lambda r: change(r, outputs=[]),
+        lambda r: change(r, levels=[], outputs=[]),
         lambda r: change(r, state=r["state"][1:]),
         lambda r: change(r, state=[["training", False], *r["state"][1:]]),
     ],
@@ -137,6 +139,16 @@ def test_a_record_that_fails_is_one_sentence(operation):
     source = built()
     record = source.record()
     damaged = change(record, operations=[operation, *record["operations"]])
+    with pytest.raises(UserError, match="test_resnet cannot take images of 64 x 64 px"):
+        recorded(source, damaged)
+
+
+def test_an_output_that_is_not_a_map_is_one_sentence():
+    source = built()
+    record = source.record()
+    pooled = ["torch.Tensor.mean", [{"value": 0}, [2, 3]], {}]
+    operations, first = [*record["operations"], pooled], record["outputs"][0]
+    damaged = change(record, operations=operations, outputs=[len(operations), first])
     with pytest.raises(UserError, match="test_resnet cannot take images of 64 x 64 px"):
         recorded(source, damaged)
 

@@ -208,14 +208,14 @@ class Backbone(nn.Module):
         device = next((value.device for value in self.state_dict().values()), None)
         try:
             levels = self(torch.zeros(1, 3, *shape, device=device))
-        except (RuntimeError, AssertionError, ValueError) as error:
+            sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
             square, reason = shape[0] == shape[1], " ".join(str(error).split())[:160]
             remedy = "choose another size or backbone" if square else "set data.resize=stretch"
             raise UserError(
                 f"setting data.{'image_size' if square else 'resize'}: {self.settings.backbone} "
                 f"cannot take images of {shape[0]} x {shape[1]} px ({reason}); {remedy}."
             ) from None
-        sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
         return InputSpec(tuple(level.shape[1] for level in levels), sizes, shape)
 
     def _key(self) -> str:

@@ -63,6 +63,8 @@ class RecordedNetwork(nn.Module):
         self.record, self.levels = record, tuple(record.levels)
         if {key for key, _ in record.state} != set(state):
             raise ValueError("the record and the state dict must have the same keys")
+        if not record.levels or len(record.levels) != len(record.outputs):
+            raise ValueError("the record must have an output for each level, and at least one")
         for key, is_parameter in record.state:
             _place(self, key, state[key], is_parameter)
         self.register_state_dict_post_hook(make_contiguous)  # type: ignore[no-untyped-call]
