@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -267,7 +267,8 @@ def test_undefined_metrics_are_absent_with_a_note():
     labels = [0, 0, 1, 1, 0, 1, 0, 1, 1]
     empty, full = np.zeros((2, 2), bool), np.eye(2, dtype=bool)
     masks = [empty, empty, full, full, empty, empty, empty, full, empty]
-    report = evaluate(scored_set(range(9), labels, masks, category=category), Thresholds(0.5, 0.5))
+    scored = scored_set(range(9), labels, masks, category=category)
+    report = evaluate(scored, Thresholds(0.5, 0.5))
     metrics = report.per_category
     assert set(metrics["all_good"]) == {"false_reject_rate"}
     assert "image_auroc" not in metrics["all_bad"] and "escape_rate" in metrics["all_bad"]
@@ -283,6 +284,9 @@ def test_undefined_metrics_are_absent_with_a_note():
     assert "The mean image_auroc excludes all_bad, all_good" in notes
     assert all(np.isfinite(value) for value in report.keyed("test").values())
     assert not any(value == 0 for key, value in report.keyed("test").items() if "auroc" in key)
+    partly = replace(scored, inspected=[np.ones((2, 2), bool)] * 9)
+    sentence = "half: 1 of 2 defect images have no mask within the inspected area; pixel metrics"
+    assert sentence in "\n".join(evaluate(partly, Thresholds(0.5, 0.5)).notes)
 
 
 def test_perfect_metrics_of_few_images_have_no_zero_width_interval():

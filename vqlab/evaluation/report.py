@@ -177,6 +177,7 @@ class _Subset:
         self.images = {NORMAL_IMAGES: len(indices) - anomalous, ANOMALOUS_IMAGES: anomalous}
         self.masked = [i for i in indices if scored.labels[i] == 0 or scored.masks[i].any()]
         self.unmasked = len(indices) - len(self.masked)
+        self.within = "" if scored.inspected is None else " within the inspected area"
         self.regions = self.merged = 0
         self.image = summarise_images(scores, labels)
         original = settings.resolution == "original" and images is not None
@@ -251,7 +252,8 @@ class _Subset:
             effect = f"pixel metrics exclude {'it' if self.unmasked == 1 else 'them'}"
             if self.unmasked == defects:
                 effect = "pixel metrics (AUROC, AP, F1max, IoU, AUPRO) are missing"
-            yield f"{name}: {self.unmasked} of {defects} defect images have no mask; {effect}."
+            count = f"{self.unmasked} of {defects} defect images"
+            yield f"{name}: {count} have no mask{self.within}; {effect}."
         if self.merged > 0:
             yield (
                 f"{name}: at the network's resolution {self.merged} of {self.regions} defect "
