@@ -274,6 +274,17 @@ def test_images_whose_scores_are_not_finite_are_unreadable(photos: Photos, tmp_p
     assert summary.counts["unreadable"] == summary.pictures == 1
 
 
+def test_image_that_is_too_small_is_unreadable(
+    model: Model, photos: Photos, tmp_path: Path
+) -> None:
+    folder = photos(2)
+    Image.new("RGB", (5000, 3)).save(folder / "strip.png")
+    summary = predict_files(model, [folder], tmp_path / "p")
+    assert [row.verdict for row in summary.rows].count("unreadable") == 1
+    (reason,) = [row.reason for row in summary.rows if row.verdict == "unreadable"]
+    assert reason == "it is 5000x3 pixels, less than 8 on a side"
+
+
 def test_image_that_does_not_fit_the_inspected_area_is_unreadable(
     model: Model, photos: Photos, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image
 from vqlab.data.resized_image import ResizedImage as ResizedImage
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic_anomalies import SYNTHETIC_PREFIX, draw_anomaly
-from vqlab.data.tiles import draw_in_window, tile_grid, too_small
+from vqlab.data.tiles import MIN_SIDE, draw_in_window, tile_grid, too_small
 from vqlab.pixels.area import InspectedArea
 from vqlab.pixels.bit_depth import BadFile
 from vqlab.pixels.decoding import Pixels, read_image
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 THREADS = 4
 MIN_CANVAS = 256
 """Smallest side, in pixels, of the square on which synthetic anomalies are drawn."""
-MIN_SIDE = 8
-"""Smallest shorter side, in pixels, of an image at network size."""
 RECENT = 4
 """Number of images at tile resolution that stay in memory in addition to the budget."""
 WholeImage: TypeAlias = "ImageFile | SyntheticAnomaly | ShiftedImage"
@@ -185,7 +183,9 @@ class ImageFile:
             raise BadFile(path, area.mismatch(size), "use a mask for images of this shape")
         small = too_small(size, settings)
         if small:
-            raise BadFile(path, small, "use smaller tiles, or none (data.tiles.size=null)")
+            tiled = settings.tiles.size is not None
+            remedy = "use a smaller data.tiles.size, or null" if tiled else "replace or remove it"
+            raise BadFile(path, small, remedy)
         image, geometry = fit_image(cache.filled(self.record, pixels), settings)
         if min(geometry.box[2:]) < MIN_SIDE:
             raise BadFile(

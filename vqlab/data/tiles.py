@@ -22,6 +22,9 @@ from vqlab.pixels.decoding import Pixels, require_rgb
 from vqlab.pixels.resizing import Geometry, Mask, brightness_gain, fit_image, resize_image
 from vqlab.types import Tile
 
+MIN_SIDE = 8
+"""Minimum side of an image, in pixels, as a file and at network size."""
+
 
 def tile_grid(
     size: tuple[int, int], settings: DataSettings, inspected: Mask | None = None
@@ -55,11 +58,15 @@ def _starts(length: int, side: int, overlap: int) -> tuple[int, ...]:
 
 
 def too_small(size: tuple[int, int], settings: DataSettings) -> str:
-    """Return a message if an image of `size` (H, W) is smaller than a tile, else an empty text."""
+    """Return a message if an image of `size` (H, W) is smaller than a tile, or than `MIN_SIDE`
+    without tiles, else an empty text."""
     tile = settings.tiles.size
-    if tile is None or min(size) >= tile:
+    if min(size) >= (tile or MIN_SIDE):
         return ""
-    return f"it is {size[1]}x{size[0]} pixels, smaller than a tile (data.tiles.size={tile})"
+    pixels = f"it is {size[1]}x{size[0]} pixels"
+    if tile is None:
+        return f"{pixels}, less than {MIN_SIDE} on a side"
+    return f"{pixels}, smaller than a tile (data.tiles.size={tile})"
 
 
 def to_tiles(
@@ -69,12 +76,12 @@ def to_tiles(
     float32, as `ImageSet.tiled` does.
 
     area: inspected area; None: all pixels. Raises UserError as `to_network`, and for an image
-    smaller than a tile.
+    that is `too_small`.
     """
     require_rgb(image)
     reason = too_small((image.shape[0], image.shape[1]), settings)
     if reason:
-        raise UserError(f"the image must be as large as a tile; {reason}.")
+        raise UserError(f"the image is too small: {reason}.")
     resized, geometry = fit_image(image if area is None else area.fill(image), settings)
     inspected = None if area is None else area.fitted(geometry.original, settings)
     gain = brightness_gain(resized, geometry, settings, inspected)

@@ -19,7 +19,7 @@ import mlflow
 import pandas as pd
 
 import vqlab
-from vqlab.errors import ScoreError
+from vqlab.errors import UserError
 
 COLUMNS = ["score", "calibrated", "p_value", "verdict", "regions", "reason"]
 
@@ -52,7 +52,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow ha
             return None, None, None, "unreadable", [], reason
         try:
             result = model.score(pixels)
-        except ScoreError as error:
+        except UserError as error:  # too small, or scores that are not finite
             return None, None, None, "unreadable", [], str(error)
         regions = [asdict(region) for region in result.regions()]
         return result.score, result.calibrated, result.p_value, result.verdict, regions, ""
