@@ -86,6 +86,7 @@ def test_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
 GOOD = encoded(gradient(), "PNG")
 DAMAGED = {
     "empty": b"",
+    "one pixel": encoded(gradient(1, 1), "PNG"),
     "text": b"not an image",
     "zeros": bytes(1000),
     "truncated": GOOD[: len(GOOD) // 2],
@@ -127,7 +128,7 @@ RARE = {
     "two frames": encoded(
         Image.fromarray(gradient()), "TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))]
     ),
-    "one pixel": encoded(gradient(1, 1), "PNG"),
+    "eight rows": encoded(gradient(8, 40), "PNG"),
 }
 
 
