@@ -5,8 +5,8 @@ principal axes; the distance along the first axes, combined with the difference 
 the other axes, never exceeds the full distance. Tiles hold codes that are close to each other,
 groups hold neighbouring rows. A small matrix product gives the bounds of all codes for the centre
 of a group; the triangle inequality extends them to its rows. In the tiles that remain (about a
-tenth) each row has bounds of its own, then tighter ones along more axes, and only codes below the
-best distance so far are compared in full (0.1 %).
+tenth), bounds are computed for each row, first along few axes, then along more. Only codes whose
+bound is below the best distance so far (0.1 %) are compared in full.
 """
 
 from __future__ import annotations
