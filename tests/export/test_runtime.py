@@ -26,6 +26,7 @@ from vqlab.export import export_model
 from vqlab.export.export import test_images as images_of
 from vqlab.model import Model
 from vqlab.pixels.preprocessing import Preprocessing
+from vqlab.predict.scoring import score_file
 from vqlab.runtime.__main__ import main
 from vqlab.verdict import ExportedThresholds
 
@@ -204,6 +205,22 @@ def test_bundle_runs_without_torch_and_vqlab(mean_image: Model, tmp_path: Path) 
         assert row["score"] == pytest.approx(expected.score, rel=1e-5)
         assert row["calibrated"] == pytest.approx(expected.calibrated, rel=1e-4)
         assert row["threshold"] == mean_image.thresholds.image
+
+
+def test_image_that_is_too_small_is_unreadable_as_in_predict(
+    mean_image: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    export_model(mean_image, "onnx", tmp_path)
+    strip, model = tmp_path / "strip.png", tmp_path / "model.onnx"
+    Image.new("RGB", (5000, 7)).save(strip)
+    assert main([str(model), str(strip), str(images_of(mean_image)[0])]) == 3
+    small, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert small["verdict"] == "unreadable" and small["score"] is None
+    assert small["reason"] == score_file(mean_image, (strip, ""))[2]
+    assert other["score"] is not None
+    with pytest.raises(UserError, match="the image is too small: it is 9x7 pixels"):
+        runtime.Model(model).score(np.zeros((7, 9, 3), np.uint8))
 
 
 def test_scores_that_are_not_finite_raise(

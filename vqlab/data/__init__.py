@@ -23,10 +23,17 @@ from vqlab.data.source import (
 from vqlab.data.splits import Splits, dataset_fingerprint, fingerprint, load_dataset
 from vqlab.data.synthetic import make_synthetic
 from vqlab.data.synthetic_anomalies import SYNTHETIC_PREFIX
-from vqlab.data.tiles import to_tiles, too_small
+from vqlab.data.tiles import to_tiles
 from vqlab.pixels.area import InspectedArea
 from vqlab.pixels.decoding import Pixels, read_image
-from vqlab.pixels.resizing import frame_of, input_shape, resize_map, resize_mask, to_original
+from vqlab.pixels.resizing import (
+    frame_of,
+    input_shape,
+    resize_map,
+    resize_mask,
+    to_original,
+    too_small,
+)
 
 __all__ = [
     "AREA_FILES",

@@ -19,11 +19,12 @@ from vqlab.data.inspection import ImageProperties, MaskProperties, inspect_image
 from vqlab.data.resized_image import ResizedImage as ResizedImage
 from vqlab.data.settings import DataSettings
 from vqlab.data.synthetic_anomalies import SYNTHETIC_PREFIX, draw_anomaly
-from vqlab.data.tiles import MIN_SIDE, draw_in_window, tile_grid, too_small
+from vqlab.data.tiles import draw_in_window, tile_grid
 from vqlab.pixels.area import InspectedArea
 from vqlab.pixels.bit_depth import BadFile
 from vqlab.pixels.decoding import Pixels, read_image
 from vqlab.pixels.resizing import (
+    MIN_SIDE,
     Mask,
     box_for,
     brightness_gain,
@@ -33,6 +34,7 @@ from vqlab.pixels.resizing import (
     input_shape,
     resize_image,
     to_original,
+    too_small,
 )
 from vqlab.types import ImageRecord, Tile
 

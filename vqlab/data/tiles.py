@@ -19,11 +19,15 @@ from vqlab.data.synthetic_anomalies import draw_anomaly
 from vqlab.errors import UserError
 from vqlab.pixels.area import InspectedArea
 from vqlab.pixels.decoding import Pixels, require_rgb
-from vqlab.pixels.resizing import Geometry, Mask, brightness_gain, fit_image, resize_image
+from vqlab.pixels.resizing import (
+    Geometry,
+    Mask,
+    brightness_gain,
+    fit_image,
+    resize_image,
+    too_small,
+)
 from vqlab.types import Tile
-
-MIN_SIDE = 8
-"""Minimum side of an image, in pixels, as a file and at network size."""
 
 
 def tile_grid(
@@ -55,18 +59,6 @@ def _starts(length: int, side: int, overlap: int) -> tuple[int, ...]:
     """Return the first pixel of each tile along an axis."""
     count = 1 + max(0, math.ceil((length - side) / (side - overlap)))
     return tuple(round(i * (length - side) / max(1, count - 1)) for i in range(count))
-
-
-def too_small(size: tuple[int, int], settings: DataSettings) -> str:
-    """Return a message if an image of `size` (H, W) is smaller than a tile, or than `MIN_SIDE`
-    without tiles, else an empty text."""
-    tile = settings.tiles.size
-    if min(size) >= (tile or MIN_SIDE):
-        return ""
-    pixels = f"it is {size[1]}x{size[0]} pixels"
-    if tile is None:
-        return f"{pixels}, less than {MIN_SIDE} on a side"
-    return f"{pixels}, smaller than a tile (data.tiles.size={tile})"
 
 
 def to_tiles(

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from vqlab.errors import UserError
 from vqlab.pixels.area import InspectedArea, lowest_outside
-from vqlab.pixels.decoding import Pixels, read_image
-from vqlab.pixels.resizing import Geometry, network_input, to_original
+from vqlab.pixels.bit_depth import BadFile
+from vqlab.pixels.decoding import Pixels, read_image, require_rgb
+from vqlab.pixels.resizing import Geometry, network_input, to_original, too_small
 
 Array = NDArray[Any]
 
@@ -46,10 +47,16 @@ class Preprocessing:
         """Return the network input (3, S, S') float32 of an image file, or of RGB pixels (H, W, 3)
         uint8, and its geometry.
 
-        Raises UserError for a file that cannot be read, and for an image of another aspect ratio
-        than the model's, if it matters.
+        Raises UserError for a file that cannot be read, for an image that is `too_small`, and for
+        one of another aspect ratio than the model's, if it matters.
         """
         pixels = image if isinstance(image, np.ndarray) else read_image(image, self.bits)
+        require_rgb(pixels)
+        small = too_small((pixels.shape[0], pixels.shape[1]), self)
+        if small and isinstance(image, str | Path):
+            raise BadFile(Path(image), small)
+        if small:
+            raise UserError(f"the image is too small: {small}.")
         values, geometry = network_input(pixels, self, self.area)
         height, width = values.shape[1:]
         expected = self.input_shape or (height, width)

@@ -21,6 +21,8 @@ BORDER_BRIGHTNESS = 0.5
 """Border brightness of every image after `brightness: border`."""
 INPUT_UNIT = 32
 """Divisor of the sides of network inputs with `resize: aspect`."""
+MIN_SIDE = 8
+"""Minimum side of an image, in pixels, as a file and at network size."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,18 @@ class Resizing(Protocol):
     def brightness(self) -> str: ...
     @property
     def tile_size(self) -> int | None: ...
+
+
+def too_small(size: tuple[int, int], settings: Resizing) -> str:
+    """Return a message if an image of `size` (H, W) is smaller than a tile, or than `MIN_SIDE`
+    without tiles, else an empty text."""
+    tile = settings.tile_size
+    if min(size) >= (tile or MIN_SIDE):
+        return ""
+    pixels = f"it is {size[1]}x{size[0]} pixels"
+    if tile is None:
+        return f"{pixels}, less than {MIN_SIDE} on a side"
+    return f"{pixels}, smaller than a tile (data.tiles.size={tile})"
 
 
 def box_for(size: tuple[int, int], settings: Resizing) -> Geometry:
