@@ -12,6 +12,7 @@ import pytest
 from commands import call
 
 from vqlab.compare import MEAN, compare, compare_runs
+from vqlab.compare.page import comparison_page
 from vqlab.config import merge
 from vqlab.evaluation import EVIDENCE, CategoryEvidence, load_evidence, paired_differences
 from vqlab.metrics import Evidence, image_metrics
@@ -129,6 +130,28 @@ def test_page_is_self_contained_and_logged(
     (record,) = store.runs(kinds=["comparison"])
     assert record.artifact("comparison.html").read_text(encoding="utf-8") == text
     assert runs[0].run_id in record.tags[NOTE] and record.experiment == "cable"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_do_not_widen_tables(
+    width: int, browser: Any, small: Tree, store: Tracker, runs: Any, tmp_path: Path
+) -> None:
+    names = [f"{width}-" + "-backbone=resnet18" * 7, f"{width}" + "x" * 120]
+    for seed, name in enumerate(names, 1):
+        tree = {**small, "detector": "mean_image", "training": {"epochs": 0, "seed": seed}}
+        run(resolve(tree), store, Recording(name=name, results=tmp_path))
+    several = compare_runs(store, ["sharp", *names], images=0)
+    file = tmp_path / "page.html"
+    file.write_text(comparison_page(several, {runs[0].run_id: "http://127.0.0.1"}))
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    tab = context.new_page()
+    tab.goto(file.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [cell.bounding_box() for cell in tab.locator("th, td").all()]
+    assert max(box["width"] for box in boxes if box) < (240 if width == 390 else 320)
+    for name in names:
+        assert name in tab.locator("table").first.inner_text()
+    context.close()
 
 
 def test_runs_on_other_test_images_raise(

@@ -21,6 +21,9 @@ _CHARTS = 4
 """Number of metrics with a chart."""
 _STYLE = """
 td{vertical-align:top}td small{display:block;color:var(--muted)}td b small{color:inherit}
+th,.name{white-space:normal;overflow-wrap:anywhere}
+th{max-width:24ch;min-width:8ch;vertical-align:bottom}
+.name{display:inline-block;max-width:min(32ch,50vw)}
 .image{border-top:1px solid var(--line);margin-top:1.2rem}
 .runs{display:grid;gap:0 1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr))}
 .legend{border:1px solid var(--line);padding:.4rem .8rem}
@@ -51,7 +54,7 @@ def _runs(comparison: RunsComparison, links: Mapping[str, str]) -> str:
     for number, (run, name) in enumerate(zip(comparison.runs, names(comparison.runs), strict=True)):
         role = "baseline" if number == 0 else ""
         address = escape(links[run.run_id]) if run.run_id in links else ""
-        title = f'<a href="{address}">{escape(name)}</a>' if address else escape(name)
+        title = f'<a class="name" href="{address}">{escape(name)}</a>' if address else _name(name)
         started = f"{run.start:%Y-%m-%d %H:%M}"
         rows.append([title, escape(run.tags.get("vqlab.detector", "")), started, role])
     fingerprint = comparison.baseline.tags.get("vqlab.data_fingerprint", "")[:12]
@@ -71,10 +74,15 @@ def _settings(comparison: RunsComparison) -> str:
     if not comparison.settings:
         return paragraph("The runs have the same settings.")
     rows = [
-        [escape(name), *("–" if value is None else escape(_short(value)) for value in values)]
+        [_name(name), *("–" if value is None else _name(_short(value)) for value in values)]
         for name, values in comparison.settings.items()
     ]
     return "<h2>Settings that differ</h2>\n" + table(["", *names(comparison.runs)], rows)
+
+
+def _name(text: str) -> str:
+    """Return a text as markup that wraps if it is long."""
+    return f'<span class="name">{escape(text)}</span>'
 
 
 def _short(value: object) -> str:
@@ -128,7 +136,7 @@ def _groups(comparison: RunsComparison) -> str:
     for group in comparison.groups:
         runs = list(group.values())
         cells = [mean_and_deviation(runs, f"test/{name}") for name in ranked]
-        rows.append([escape(", ".join(group)), escape(", ".join(names(runs))), *cells])
+        rows.append([escape(", ".join(group)), _name(", ".join(names(runs))), *cells])
     head = ["seeds", "runs", *map(metric_title, ranked)]
     return (
         "<h2>Runs that differ only in their seed</h2>\n"
