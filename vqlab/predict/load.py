@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqlab.model import Model
-from vqlab.text import category_text
+from vqlab.text import category_text, visible
 from vqlab.types import UserError
+
+_EXPORTED = {
+    ".onnx": "model exported to ONNX; score images with `python -m vqlab.runtime FILE IMAGE ...`",
+    ".pt": "file of PyTorch",
+    ".pth": "file of PyTorch",
+    ".xml": "model exported to OpenVINO",
+}
+"""What a file is that is not a checkpoint, by its suffix."""
 
 
 def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
-    """Return the model of `champion`, a checkpoint file, or a run (ID, unique ID prefix or name).
+    """Return the model of `champion`, a checkpoint file, or a run (ID, unique ID prefix or name; it
+    precedes a file of this name without the suffix `.safetensors`).
 
     category: of the images; several joined by `+` name a joint model. For a category without a
     champion, that of a joint model trained on it is used. Raises UserError if the model does not
@@ -22,21 +31,39 @@ def load_model(reference: str, category: str | None, mlruns: Path) -> Model:
 
 
 def _load(reference: str, category: str | None, mlruns: Path) -> Model:
-    if Path(reference).suffix == ".safetensors":
-        model = Model.load(Path(reference))
-        _require_category(f"checkpoint {reference}", model.categories, category)
-        return model
+    path = Path(reference)
+    if path.suffix == ".safetensors":
+        return _load_file(path, category)
     if reference == "champion" and category is None:
         raise UserError("a champion belongs to a category; choose one, e.g. --category cable.")
     from vqlab.tracking import Tracker  # a checkpoint file is loaded without MLflow
 
-    tracker = Tracker.open(mlruns, create=False, write=False)
-    if reference == "champion":
-        name = tracker.registry.champion_name(str(category))
-        return Model.load(tracker.champion(name).checkpoint)
-    record = tracker.find(reference)
+    try:
+        tracker = Tracker.open(mlruns, create=False, write=False)
+        if reference == "champion":
+            name = tracker.registry.champion_name(str(category))
+            return Model.load(tracker.champion(name).checkpoint)
+        record = tracker.find(reference)
+    except UserError:
+        if reference != "champion" and path.exists():  # no run, but a file of any name
+            return _load_file(path, category)
+        raise
     _require_category(f"run {record.short}", record.categories, category)
     return Model.load(record.checkpoint())
+
+
+def _load_file(path: Path, category: str | None) -> Model:
+    """Return the model of a checkpoint file. Raises UserError for a folder, an exported model, and
+    as `Model.load`."""
+    kind = "folder" if path.is_dir() else _EXPORTED.get(path.suffix.lower(), "")
+    if kind:
+        raise UserError(
+            f"--model must be `champion`, a run or a checkpoint file (.safetensors); "
+            f"{visible(path)} is a {kind}."
+        )
+    model = Model.load(path)
+    _require_category(f"checkpoint {path}", model.categories, category)
+    return model
 
 
 def _require_category(model: str, trained: Sequence[str], category: str | None) -> None:
