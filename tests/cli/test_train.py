@@ -1,4 +1,4 @@
-"""Ctrl-C in a process: the run ends as KILLED, and the message explains how to resume."""
+"""`vqlab train`: interruption, and runs without training epochs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import start_command
+from commands import call, start_command
 
 from vqlab.config import merge
-from vqlab.tracking import Tracker
+from vqlab.tracking import NOTE, Tracker
 
 
 @pytest.mark.usefixtures("empty_mlruns")
@@ -27,3 +27,19 @@ def test_ctrl_c_prints_how_to_resume(small: dict[str, Any], tmp_path: Path) -> N
     (record,) = Tracker.open(tmp_path / "mlruns").runs()
     assert record.status == "KILLED"
     assert f"vqlab train --resume {record.run_id[:12]}" in errors and "Traceback" not in errors
+
+
+@pytest.mark.usefixtures("empty_mlruns", "blank_figures")
+@pytest.mark.parametrize("detector", ["vqvae", "mean_image"])
+def test_no_epochs_are_stated(small: dict[str, Any], tmp_path: Path, detector: str) -> None:
+    sections = small["detector"] if detector == "vqvae" else {"name": detector}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**small, "detector": sections}))
+    store = tmp_path / "mlruns"
+    arguments = ["train", recipe, "training.epochs=0", "--mlruns", store, "--results", tmp_path]
+    printed = " ".join(call(*arguments).split())
+    assert f"{detector} cable: no training epochs (training.epochs=0)" in printed
+    untrained = "With training.epochs=0 the detector keeps its initial weights"
+    assert (untrained in printed) == (detector == "vqvae")
+    (record,) = Tracker.open(store).runs()
+    assert (untrained in record.tags[NOTE]) == (detector == "vqvae")

@@ -176,7 +176,7 @@ def _budget(config: RunConfig) -> str:
     features = "" if backbone == "pixels" else f" on features of {backbone}"
     if backbone == "filters" and config.features.weights != "hub":
         features += ", which has no weights"
-    return (f"{epochs} epochs" if epochs else "nothing to train") + features
+    return (f"{epochs} epochs" if epochs else "no epochs") + features
 
 
 def print_data(config: RunConfig) -> None:
@@ -197,7 +197,7 @@ def _train_one(
     config: RunConfig, tracker: Tracker, results: Path, resumed: Run | None, name: str, preset: str
 ) -> None:
     from vqlab.cli.progress import interruptible, work
-    from vqlab.cli.terminal import print_notes
+    from vqlab.cli.terminal import out, print_notes
     from vqlab.data import load_dataset
     from vqlab.run import Recording, run
 
@@ -206,6 +206,8 @@ def _train_one(
     print_notes(splits.notes)
     names = config.data.categories
     title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
+    if not config.training.epochs:
+        out.print(f"{title}: no training epochs (training.epochs=0)")
     with interruptible(), work(title) as (on_epoch, on_progress):
         outcome = run(
             config, tracker, Recording(name, {"vqlab.preset": preset}, resumed, results),

@@ -42,6 +42,11 @@ REVIEW_TAG = "vqlab.review"
 """Tag of a run with a review threshold: the expected shares of normal images by verdict."""
 JOINT = "joint"
 """Experiment of models of several categories."""
+UNTRAINED = (
+    "With training.epochs=0 the detector keeps its initial weights, so its metrics say "
+    "nothing about the recipe; set training.epochs to 1 or more."
+)
+"""Note of a run whose detector has weights that are not trained."""
 _RESERVED = (JOINT, "Default")
 """Names of other experiments; MLflow creates `Default`."""
 _NOT_IN_EXPERIMENTS = r"[\x00-\x1f\x7f\ud800-\udfff]"
@@ -113,6 +118,8 @@ def run(
         config, splits = limit_settings(config, splits)
     kind = SharedTrainer if distributed.ranks() > 1 else Trainer
     trainer = make_trainer(config, splits, device, kind)
+    if trainer.untrained and test:
+        splits = replace(splits, notes=(*splits.notes, UNTRAINED))
     reused = extract_features(trainer, splits, has_test_images, on_progress)
     with (
         explain_recovery() as saved,

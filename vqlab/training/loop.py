@@ -66,6 +66,11 @@ class Trainer:
             self._length()  # raises if there are no batches
 
     @property
+    def untrained(self) -> bool:
+        """Whether the detector has trainable weights, which keep their initial values."""
+        return self.optimizer is not None and not self.settings.epochs
+
+    @property
     def backbone(self) -> Backbone:
         """The frozen network in front of the detector."""
         assert isinstance(self.features.backbone, Backbone)
