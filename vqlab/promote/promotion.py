@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqlab.promote.acceptance.page import acceptance_page, write_page
+from vqlab.promote.acceptance.page import acceptance_page, require_space, write_page
 from vqlab.promote.candidate import find_candidate, with_shift_table, with_test_metrics
 from vqlab.promote.champion import measured_values
 from vqlab.promote.check import comparison_gates, model_gates
@@ -76,8 +76,9 @@ def promote(
     folder of the images if they were moved. output: a folder for the acceptance report, which is
     also logged to the run of a promoted model.
 
-    A refusal is returned, not raised. Raises UserError if nothing can be compared, or a fresh
-    process cannot score images.
+    A refusal is returned, not raised. Raises UserError if nothing can be compared, a fresh process
+    cannot score images, or the report cannot be written. If a promotion fails or is killed after
+    its version was registered, the champion is unchanged, and the same call promotes this version.
     """
     settings = gates or GateSettings()
     if settings.metric is not None:
@@ -90,6 +91,8 @@ def promote(
             reason = f"{record.name} is already the champion of {category} (version {number})."
             return Promotion(number, False, True, reason, record.run_id, value, None)
         require_test(record, without_test)
+        if output is not None:
+            require_space(output)  # before a version is registered
         if not without_test:
             record = with_test_metrics(tracker, record, data, output or Path("results"))
             record = with_shift_table(tracker, record, data, settings.shift_images)

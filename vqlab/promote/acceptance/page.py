@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,9 @@ from vqlab.promote.check import thresholds_of
 from vqlab.promote.gates.gate import STATUSES, Gate, summary
 from vqlab.promote.provenance import Decision
 from vqlab.text import folder_name, shell_word
+from vqlab.tracking.errors import probe, user_errors
 
+_FOLDER = "acceptance"
 _STYLE = """
 :root{--good:#197f48;--bad:#c81e2c;--warn:#8f4d00}
 @media screen and (prefers-color-scheme:dark){:root{--good:#5fd08f;--bad:#ff9191;--warn:#f0b35a}}
@@ -45,12 +48,26 @@ color:var(--muted)}
 """
 
 
+def require_space(folder: Path) -> None:
+    """Raise UserError unless a report can be written to `folder`."""
+    probe(folder / _FOLDER)
+
+
 def write_page(page: str, decision: Decision, folder: Path) -> Path:
-    """Write the page to `folder/acceptance/<category>-v<version>.html`, or `…-refused.html`."""
+    """Write the page to `folder/acceptance/<category>-v<version>.html`, or `…-refused.html`.
+
+    Raises UserError if it cannot be written; an earlier report is then unchanged.
+    """
     end = f"v{decision.version.version}" if decision.version else "refused"
-    file = folder / "acceptance" / f"{folder_name(decision.category)}-{end}.html"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page, encoding="utf-8", errors="backslashreplace")
+    file = folder / _FOLDER / f"{folder_name(decision.category)}-{end}.html"
+    partial = file.with_name(f".{file.name}.part")
+    with user_errors(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
     return file
 
 
