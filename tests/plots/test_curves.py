@@ -67,6 +67,9 @@ def test_loss_curves_group_by_first_word(tmp_path):
     assert codebook.lines[0].get_xdata().tolist() == [1.0]
     assert train.lines[1].get_xdata().tolist() == [3.0]
     assert loss_curves(history[:2]).axes[0].get_yscale() == "log"
+    unseen = {"train/nll": 1.0, "train/unseen_nll": 2.0, "train/seen_nll": 1.5}
+    _, pair = loss_curves([unseen]).axes
+    assert [line.get_label() for line in pair.lines] == ["unseen_nll", "seen_nll"]
     for epochs in ([], history[:1], [{"train/loss": float("inf")}]):
         save_figure(loss_curves(epochs), tmp_path / "loss.png")
 

@@ -29,6 +29,7 @@ from vqlab.training.calibration_images import stepped_indices
 from vqlab.types import ImageRecord, Sample, Scores, UserError
 
 Tree = dict[str, Any]
+CPU = torch.device("cpu")
 BOTH = {"data": {"categories": ["cable", "fabric"], "joint": True}}
 
 
@@ -372,6 +373,64 @@ def test_unseen_calibration_images_are_excluded_from_the_steps(small: Tree, samp
     assert set(part._order()) == set(stepped)
     many = trainer(merge(small, BOTH), sampling=sampling, unseen_below=2, steps_per_epoch=9)
     assert set(many._order()) == set(range(len(part.images)))
+
+
+class Unmeasured(Trainer):
+    """Trainer that does not measure the unseen images."""
+
+    def _unseen_losses(self) -> dict[str, float]:
+        return {}
+
+
+FLOW = {
+    "name": "vqflow",
+    "concept": {"codebook_size": 3, "dim": 4},
+    "pattern": {"codebook_size": 8, "dim": 8, "coverage": 50},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({}, "loss"), ({"features": {"backbone": "filters"}, "detector": FLOW}, "nll")],
+    ids=["vqvae", "vqflow"],
+)
+def test_loss_of_unseen_images_is_logged_and_leaves_training_unchanged(
+    small: Tree, change: Tree, name: str
+) -> None:
+    detector = change.get("detector", small["detector"])
+    config = resolve(
+        {
+            **small,
+            **change,
+            "detector": detector,
+            "training": {"unseen_below": 100, "ema": 0.9, "device": "cpu", "epochs": 3},
+        }
+    )
+    splits = load_dataset(config.data)
+    parts = [make_trainer(config, splits, CPU, kind) for kind in (Trainer, Unmeasured)]
+    draws = []
+    for part in parts:
+        part.fit(lambda epoch, metrics: draws.append(torch.rand(())))
+    measured, unmeasured = parts
+    assert draws[:3] == draws[3:]
+    state = unmeasured.detector.state_dict()
+    for key, tensor in measured.detector.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
+    keys = {f"train/unseen_{name}", f"train/seen_{name}"}
+    for metrics, expected in zip(measured.history, unmeasured.history, strict=True):
+        assert {key: value for key, value in metrics.items() if key not in keys} == expected
+        assert keys < metrics.keys()
+    unseen = calibration_indices(measured.images.records, 100)
+    (sample,) = measured.features.in_order(unseen, len(unseen))
+    with torch.no_grad():
+        last = float(measured.detector.loss(sample)[name])
+    assert measured.history[-1][f"train/unseen_{name}"] == pytest.approx(last, rel=1e-5)
+
+
+def test_loss_of_unseen_images_needs_unseen_images(small: Tree) -> None:
+    part = trainer(small, epochs=1)
+    part.fit(lambda epoch, metrics: None)
+    assert not any("seen" in key for key in part.history[0])
 
 
 def test_number_of_unseen_images() -> None:

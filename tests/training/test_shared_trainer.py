@@ -51,6 +51,7 @@ def recipes(root: Path) -> dict[str, Tree]:
     }  # batch norm requires more than one image per batch
     return {
         "vqvae": merge(vqvae, {"detector": codes}),
+        "unseen": merge(flow, {"training": {"unseen_below": 100}}),
         "vqflow": flow,
         "paper": merge(merge(flow, {"detector": PAPER}), full),
     }
@@ -81,7 +82,7 @@ def train_shared(root: Path, names: tuple[str, ...]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def results(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    return in_two_processes(train_shared, folder, root, ("vqvae", "vqflow"))
+    return in_two_processes(train_shared, folder, root, ("vqvae", "vqflow", "unseen"))
 
 
 def assert_equivalent(
@@ -119,6 +120,14 @@ def test_vqflow_on_two_ranks_equals_a_single_process(
     Adam still takes a full step."""
     first, second = (rank["vqflow"] for rank in results)
     assert_equivalent(first, second, trained(Trainer, recipes(root)["vqflow"]))
+
+
+def test_loss_of_unseen_images_is_that_of_a_single_process(
+    root: Path, results: list[dict[str, Any]]
+) -> None:
+    first, second = (rank["unseen"] for rank in results)
+    assert "train/unseen_nll" in first["history"][0]
+    assert_equivalent(first, second, trained(Trainer, recipes(root)["unseen"]))
 
 
 @pytest.mark.slow

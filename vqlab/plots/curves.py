@@ -299,4 +299,6 @@ def style_axes(axes: Axes) -> Axes:
 def _group(name: str) -> str:
     if name in ("train/gradient_norm", "train/clipped"):  # of another scale than losses
         return "gradient"
+    if name.startswith(("train/unseen_", "train/seen_")):  # comparable with each other only
+        return "unseen images"
     return name.partition("/")[0] if "/" in name else "metrics"

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vqlab.detectors import Detector
 from vqlab.features import Backbone, FeatureSet
 from vqlab.malloc import keep_freed_memory
+from vqlab.nn import distributed
 from vqlab.nn.convolution import in_layout_of
 from vqlab.training.calibration_images import stepped_indices
 from vqlab.training.settings import TrainingSettings, learning_rate, seed_everything
@@ -139,8 +140,33 @@ class Trainer:
                     raise self._diverged(f"the {name} is {value} at epoch {epoch}, step {step + 1}")
             self._update_average(total_step)
         self.detector.eval()
-        metrics = {f"train/{name}": value for name, value in (totals | gradient).items()}
+        totals |= gradient | distributed.from_rank_zero(self._unseen_losses)
+        metrics = {f"train/{name}": value for name, value in totals.items()}
         return metrics | self.detector.health()
+
+    @torch.no_grad()
+    def _unseen_losses(self) -> dict[str, float]:
+        """Return the loss (of a flow its `nll`) of the images that the steps exclude, `unseen_…`,
+        and of as many others, `seen_…`; empty if the steps use all images.
+
+        Both are computed in evaluation mode, without noise, to be comparable. A copy of the
+        detector, with averaged weights if there are any, leaves buffers as they are.
+        """
+        stepped = set(self.indices)
+        unseen = [index for index in range(len(self.images)) if index not in stepped]
+        if not unseen:
+            return {}
+        copied = self.averaged_copy()
+        seen = self.indices[:: max(1, len(self.indices) // len(unseen))][: len(unseen)]
+        losses: dict[str, float] = {}
+        for kind, indices in (("unseen", unseen), ("seen", seen)):
+            for sample in self.features.in_order(indices, self.settings.batch_size):
+                values = copied.loss(sample)
+                name = "nll" if "nll" in values else "loss"
+                share = len(sample) / len(indices)
+                key = f"{kind}_{name}"
+                losses[key] = losses.get(key, 0.0) + share * float(values[name])
+        return losses
 
     def _diverged(self, reason: str) -> Diverged:
         clip = self.settings.clip
