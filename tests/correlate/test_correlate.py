@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from tiny_set import tiny_recipe
@@ -15,8 +18,17 @@ from vqlab.cli import load_commands
 from vqlab.correlate import Correlation, correlate, mean, measure, read_grid
 from vqlab.correlate.grid import plan
 from vqlab.correlate.rank_correlation import correlations, group_by, spearman
+from vqlab.correlate.reliability import (
+    DIVISIONS,
+    corrected,
+    divide,
+    measure_halves,
+    reliability,
+    spread,
+)
 from vqlab.correlate.table import Row, Table
 from vqlab.data import load_dataset
+from vqlab.metrics import Evidence
 from vqlab.promote import promote
 from vqlab.tracking import RunRecord, Tracker
 from vqlab.types import UserError
@@ -119,10 +131,22 @@ def test_study_is_evaluated_once_and_resumes(
     every = rows_of(table, "vqvae") + rows_of(table, "mean_image")
     across = correlations(every)["pixel_auroc", "pixel_auroc"]
     assert vqvae.across == baseline.across == pytest.approx(across)
+    for rows in (rows_of(table, "vqvae"), rows_of(table, "mean_image")):
+        assert_halves_average_to_the_whole(rows)
+    assert baseline.reliability is not None and -1 <= baseline.reliability <= 1
+    assert baseline.spread == pytest.approx(spread(rows_of(table, "mean_image")))
     assert_no_test_metrics(tracker)
     other = table.with_name("other.csv")
     correlate(str(path), [root], ["other"], tracker, results=tmp_path / "results")
     assert other.exists() and len(runs_of(tracker)) == 4
+
+
+def assert_halves_average_to_the_whole(rows: list[Tree]) -> None:
+    """Assert that pixel AUROC on the halves is near that on all images."""
+    for row in rows:
+        for split, values in json.loads(row["halves"]).items():
+            assert np.shape(values) == (DIVISIONS, 2)
+            assert np.mean(values) == pytest.approx(float(row[f"{split}/pixel_auroc"]), abs=0.05)
 
 
 def runs_of(tracker: Tracker) -> list[RunRecord]:
@@ -175,6 +199,8 @@ def test_command_prints_the_result(root: Path, tmp_path: Path, mlruns: Path) -> 
     for words in (
         "vqvae: rank correlation of validation",
         "mean_image, mean over categories",
+        "reliability: of the ranking on test",
+        "all detectors",
         "part",
         "mean",
     ):
@@ -208,6 +234,62 @@ def test_rank_correlation_within_and_across_groups() -> None:
     assert mean([correlations(group) for group in groups])[objective] == pytest.approx(1)
     assert group_by(rows, []) == []
     assert set(correlations(rows)) == {objective}, "metrics that were not computed are absent"
+
+
+# Reliability
+
+
+def test_division_into_halves() -> None:
+    strata = ["good"] * 7 + ["crack"] * 5 + ["hole"]
+    halves = divide(strata)
+    assert halves.shape == (2 * DIVISIONS, 13)
+    assert np.array_equal(halves[::2] + halves[1::2], np.ones((DIVISIONS, 13)))
+    for stratum in set(strata):
+        members = [i for i, name in enumerate(strata) if name == stratum]
+        sizes = halves[:, members].sum(axis=1)
+        assert np.all(np.abs(2 * sizes - len(members)) <= 1)
+    assert np.array_equal(halves, divide(strata)) and len(np.unique(halves[::2], axis=0)) > 1
+
+
+def test_halves_are_measured_as_sets_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 1] * 6)
+    negatives, positives = rng.integers(1, 50, (2, 12, 8)).astype(np.float32)
+    positives[labels == 0] = 0
+    evidence = Evidence(labels * 1.0, labels, labels > 0, negatives, positives, positives)
+    defects = ["good", "crack"] * 6
+    measured = np.array(measure_halves(evidence, defects))
+    for half, value in zip(divide(defects), measured.ravel(), strict=True):
+        chosen = half > 0
+        # area under the ROC curve of the histograms, ties within a bin count half
+        above = np.cumsum(positives[chosen].sum(0)) - positives[chosen].sum(0) / 2
+        total = positives[chosen].sum()
+        share = negatives[chosen].sum(0) / negatives[chosen].sum()
+        assert value == pytest.approx(float((share * above).sum() / total), abs=1e-5)
+    normal = replace(evidence, positives=np.zeros_like(positives))
+    assert measure_halves(normal, defects) == []
+
+
+def noisy(settings: int, noise: float) -> list[Row]:
+    """Rows of settings whose true quality is 0 to 1, measured on halves with an error."""
+    rng = np.random.default_rng(1)
+    quality = np.linspace(0, 1, settings)
+    halves = quality[:, None, None] + noise * rng.normal(size=(settings, DIVISIONS, 2))
+    return [
+        {**row(value, value), "halves": json.dumps({"test": each.tolist()})}
+        for value, each in zip(quality, halves, strict=True)
+    ]
+
+
+def test_reliability_falls_with_the_error_of_the_halves() -> None:
+    exact, some, pure = (reliability(noisy(200, noise)) for noise in (0, 0.3, 100))
+    assert exact == pytest.approx(1) and pure == pytest.approx(0, abs=0.15)
+    # the variance of the settings is 1/12, that of the error of the mean of both halves 0.09 / 2
+    assert some == pytest.approx(1 / (1 + 12 * 0.09 / 2), abs=0.05)
+    assert spread(noisy(5, 0)) == pytest.approx(1)
+    assert corrected(0.4, 0.64) == pytest.approx(0.5)
+    assert corrected(0.4, -0.1) is None and corrected(None, 1) is None
+    assert corrected(0.4, reliability([row(1, 1)] * 5)) is None, "measured without halves"
 
 
 # Invalid arguments

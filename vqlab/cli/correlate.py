@@ -58,10 +58,7 @@ def correlate(
         )  # fmt: skip
     for detector in dict.fromkeys(result.detector for result in correlations):
         _print_tables(detector, [result for result in correlations if result.detector == detector])
-    across = {each.category: each.across for each in correlations if each.across is not None}
-    if across and len({each.detector for each in correlations}) > 1:
-        values = ", ".join(f"{name} {rho:+.2f}" for name, rho in across.items())
-        out.print(f"Over the settings of all detectors: {values}", highlight=False)
+    _print_reliability(correlations)
     for result in correlations:
         out.print(f"{result.detector} {result.category}: {result.link}")
     out.print(f"Settings and metrics: {results / 'correlate' / name}")
@@ -104,6 +101,38 @@ def _print_tables(detector: str, correlations: Sequence[Correlation]) -> None:
                 cells = [_cell(matrix, (validation, test)) for test in METRICS]
                 table.add_row(metric_title(validation), *cells)
             out.print(table)
+
+
+def _print_reliability(correlations: Sequence[Correlation]) -> None:
+    """Print ρ and how far the test images limit it, per detector and over all detectors."""
+    from rich.table import Table
+
+    from vqlab.cli.progress import out
+    from vqlab.correlate import OBJECTIVE, corrected
+
+    table = Table(title="rank correlation, and what the test images allow", title_justify="left")
+    table.add_column("category")
+    table.add_column("detector")
+    for column in ("all", "reliability", "corrected", "range"):
+        table.add_column(column, justify="right")
+    several = len({result.detector for result in correlations}) > 1
+    for category in dict.fromkeys(result.category for result in correlations):
+        results = [result for result in correlations if result.category == category]
+        rows = [
+            (r.detector, r.overall.get((OBJECTIVE, OBJECTIVE)), r.reliability, f"{r.spread:.3f}")
+            for r in results
+        ]
+        if several:
+            rows.append(("all detectors", results[0].across, results[0].across_reliability, ""))
+        for detector, rho, reliability, spread in rows:
+            values = (rho, reliability, corrected(rho, reliability))
+            cells = ("–" if value is None else f"{value:+.2f}" for value in values)
+            table.add_row(category, detector, *cells, spread)
+    out.print(table)
+    out.print(
+        "reliability: of the ranking on test, from two halves of its images (Spearman-Brown); "
+        "corrected: rank correlation / √reliability; range: of test pixel AUROC over the settings"
+    )
 
 
 def _cell(values: Mapping[Any, float], key: object) -> str:

@@ -8,5 +8,6 @@ Measures all combinations of settings on validation and on test, and computes ra
 from vqlab.correlate.experiment import correlate
 from vqlab.correlate.grid import read_grid
 from vqlab.correlate.rank_correlation import METRICS, OBJECTIVE, Correlation, mean
+from vqlab.correlate.reliability import corrected
 
-__all__ = ["METRICS", "OBJECTIVE", "Correlation", "correlate", "mean", "read_grid"]
+__all__ = ["METRICS", "OBJECTIVE", "Correlation", "correlate", "corrected", "mean", "read_grid"]

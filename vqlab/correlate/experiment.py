@@ -10,6 +10,7 @@ from vqlab.config import digest
 from vqlab.correlate.grid import plan, read_grid
 from vqlab.correlate.measure import OnProgress, measure_all
 from vqlab.correlate.rank_correlation import OBJECTIVE, Correlation, correlate_rows, correlations
+from vqlab.correlate.reliability import reliability, spread
 from vqlab.correlate.table import Row, Table, to_csv
 from vqlab.data import Splits, categories_in
 from vqlab.run import experiment_of
@@ -51,9 +52,15 @@ def correlate(
         across = correlations(rows).get((OBJECTIVE, OBJECTIVE))
         for detector, part in grid.detectors.items():
             detector_rows = [row for row in rows if row["detector"] == detector]
-            correlation = correlate_rows(category, detector, detector_rows, part.hold)
+            correlation = replace(
+                correlate_rows(category, detector, detector_rows, part.hold),
+                reliability=reliability(detector_rows),
+                spread=spread(detector_rows),
+                across=across,
+                across_reliability=reliability(rows),
+            )
             link = _track(tracker, name, preset, splits, detector_rows, correlation)
-            measured.append(replace(correlation, link=link, across=across))
+            measured.append(replace(correlation, link=link))
     return measured
 
 
@@ -110,6 +117,9 @@ def _track(
         ):
             metrics |= {f"{group}/{first}/{second}": rho for (first, second), rho in pairs.items()}
         metrics |= {f"correlation_kind/{kind}": rho for kind, rho in correlation.kinds.items()}
+        metrics["study/spread"] = correlation.spread
+        if correlation.reliability is not None:
+            metrics["study/reliability"] = correlation.reliability
         run.log_metrics(metrics)
         run.log_text(to_csv(rows), "settings.csv")
     return tracker.link(run.id)

@@ -12,11 +12,12 @@ import numpy as np
 from vqlab.config import digest, dump, flatten
 from vqlab.correlate.grid import Training
 from vqlab.correlate.rank_correlation import METRICS
+from vqlab.correlate.reliability import HALVES, measure_halves
 from vqlab.correlate.table import Row, Table
 from vqlab.data import AREA_FILES, SYNTHETIC_PREFIX, Splits, load_dataset
-from vqlab.evaluation import Scored, Thresholds, evaluate
+from vqlab.evaluation import Report, Scored, evaluate
 from vqlab.model import build_detector
-from vqlab.run import RunConfig, calibrate_and_assess, make_trainer, require_test
+from vqlab.run import RunConfig, assess_scored, calibrated_model, make_trainer, require_test
 from vqlab.training import Trainer, choose_device
 
 OnProgress = Callable[[str, int, int], None]
@@ -86,20 +87,25 @@ def _train(config: RunConfig, splits: Splits, category: str, on_progress: OnProg
     return trainer
 
 
-def measure(trainer: Trainer, config: RunConfig, splits: Splits) -> dict[str, float]:
+def measure(trainer: Trainer, config: RunConfig, splits: Splits) -> Row:
     """Return metrics of a trained detector with the scoring of `config`: on validation, on each
-    kind of synthetic anomaly with all normal images (`validation_<kind>/…`), and on test. The
-    trainer is not modified."""
+    kind of synthetic anomaly with all normal images (`validation_<kind>/…`), on test, and on halves
+    of both sets. The trainer is not modified."""
     detector = build_detector(config.detector, trainer.backbone.spec)
     detector.load_state_dict(trainer.detector.state_dict())
     copied = copy(trainer)
     copied.detector = detector.to(trainer.device)
-    model, _ = calibrate_and_assess(config, copied, splits, "")
+    model = calibrated_model(config, copied, splits, "")
     scored = model.score_set(splits.validation)
-    metrics = _metrics("validation", scored, model.thresholds)
+    model, report = assess_scored(model, config, splits, scored)
+    row = _metrics("validation", report)
     for kind, indices in by_kind(scored).items():
-        metrics |= _metrics(f"validation_{kind}", scored.take(indices), model.thresholds)
-    return metrics | _metrics("test", model.score_set(splits.test), model.thresholds)
+        row |= _metrics(f"validation_{kind}", evaluate(scored.take(indices), model.thresholds))
+    tested = model.score_set(splits.test)
+    report_on_test = evaluate(tested, model.thresholds, keep_evidence=True)
+    row |= _metrics("test", report_on_test)
+    halves = {"validation": _halves(report, scored), "test": _halves(report_on_test, tested)}
+    return row | {HALVES: json.dumps(halves)}
 
 
 def by_kind(scored: Scored) -> dict[str, list[int]]:
@@ -113,6 +119,10 @@ def by_kind(scored: Scored) -> dict[str, list[int]]:
     return dict(sorted(kinds.items()))
 
 
-def _metrics(split: str, scored: Scored, thresholds: Thresholds) -> dict[str, float]:
-    metrics = evaluate(scored, thresholds).mean
-    return {f"{split}/{name}": metrics[name] for name in METRICS if name in metrics}
+def _metrics(split: str, report: Report) -> Row:
+    return {f"{split}/{name}": report.mean[name] for name in METRICS if name in report.mean}
+
+
+def _halves(report: Report, scored: Scored) -> list[list[float]]:
+    (evidence,) = report.evidence.values()
+    return measure_halves(evidence, [record.defect for record in scored.records])

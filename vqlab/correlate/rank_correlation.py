@@ -35,8 +35,14 @@ class Correlation:
     kinds: dict[str, float]
     """By kind of synthetic anomaly: its validation pixel AUROC with test pixel AUROC."""
     link: str
+    reliability: float | None = None
+    """Of the ranking on test, see `reliability.reliability`."""
+    spread: float = 0.0
+    """Largest minus smallest test pixel AUROC."""
     across: float | None = None
     """Over the settings of all detectors of the grid: validation with test pixel AUROC."""
+    across_reliability: float | None = None
+    """Of the ranking of these settings on test."""
 
 
 def correlate_rows(

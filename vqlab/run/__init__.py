@@ -2,8 +2,10 @@
 
 from vqlab.run.calibration import (
     assess,
+    assess_scored,
     calibrate,
     calibrate_and_assess,
+    calibrated_model,
     make_trainer,
     scores_of_shifted,
     unseen_in_fitting,
@@ -67,7 +69,9 @@ __all__ = [
     "Recording",
     "RunConfig",
     "assess",
+    "assess_scored",
     "calibrate",
+    "calibrated_model",
     "example_pictures",
     "model_configs",
     "evaluate_model",
