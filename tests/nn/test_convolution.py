@@ -19,8 +19,11 @@ def dense(layer: Conv3x3, x: Tensor, constant: Tensor | None) -> Tensor:
 
 @pytest.mark.parametrize(
     "images, height, width, side",
-    [(2, 5, 1, 1), (1, 2, 2, 1), (7, 5, 6, 1), (2, 17, 16, 2), (32, 3, 1, 2), (8, 17, 15, 4)],
-)
+    [
+        (2, 5, 1, 1), (1, 2, 2, 1), (7, 5, 6, 1), (2, 17, 16, 2), (32, 3, 2, 2), (8, 17, 15, 4),
+        (32, 3, 1, 1), (64, 7, 1, 1), (64, 1, 1, 1),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("constants", [0, 3])
 def test_equals_direct_convolution(
     images: int, height: int, width: int, side: int, constants: int

@@ -17,6 +17,9 @@ from torch import Tensor
 
 TILES = {4: 64, 2: 64, 5: 32}
 """Smallest number of tiles of side m for which minimal filtering is faster."""
+SHARE = 0.6
+"""Largest share of the products of the direct convolution at which minimal filtering is faster;
+tiles that extend beyond a narrow map need more."""
 ROWS = 128
 """Tiles of a matrix product that is efficient."""
 CACHE = 2**22
@@ -77,8 +80,10 @@ def convolve(x: Tensor, kernel: Tensor, padding: int, constant: Tensor | None = 
 
 def tile_side(images: int, height: int, width: int, kernel: int = 3) -> int:
     """Return the side m of the tiles for output maps of this size; 1: direct products."""
+    direct = height * width * kernel**2
     for m in (4, 2) if kernel == 3 else (5,):
-        if images * -(-height // m) * -(-width // m) >= TILES[m]:
+        tiles = -(-height // m) * -(-width // m)
+        if images * tiles >= TILES[m] and tiles * (m + kernel - 1) ** 2 <= SHARE * direct:
             return m
     return 1
 
