@@ -166,7 +166,37 @@ def test_networks_that_are_not_chains(kind):
         expected = network(images())[0]
         record = record_network(network)
         assert record is not None
-        fused = fuse(record, network.state_dict())
+        fused = fuse(record, network.state_dict(), SIDE)
         assert fused.fused
         actual = RecordedNetwork(fused, network.state_dict())(images())[0]
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+class Cancelling(nn.Module):
+    """A convolution whose terms cancel: its rounding errors are large, relative to its results.
+
+    Maps have 1/16 of the sides of the images.
+    """
+
+    levels = (0,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 64, 1, stride=16)
+        self.second = nn.Conv2d(64, 64, 3, padding=1)
+        with torch.no_grad():
+            self.first.bias.fill_(1000)
+            self.second.weight[:, 1::2] = -self.second.weight[:, ::2]
+
+    def forward(self, x):
+        return [self.second(self.first(x))]
+
+
+def test_networks_are_checked_at_the_size_of_the_images():
+    """At 64 px the maps are too small for minimal filtering, at 256 px they are not."""
+    torch.manual_seed(0)
+    network = Cancelling().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        record = record_network(network)
+    assert record is not None
+    assert [fuse(record, network.state_dict(), side).fused for side in (64, 256)] == [True, False]

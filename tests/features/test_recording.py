@@ -153,6 +153,14 @@ def test_an_output_that_is_not_a_map_is_one_sentence():
         recorded(source, damaged)
 
 
+def test_a_size_that_the_network_cannot_take_is_one_sentence():
+    settings = validate(
+        FeatureSettings, {"backbone": "hrnet_w18_small", "weights": "random"}, "features."
+    )
+    with pytest.raises(UserError, match="hrnet_w18_small cannot take images of 112 x 112 px"):
+        Backbone(settings, 112)
+
+
 def test_a_state_dict_of_other_shapes_does_not_fit():
     source = built()
     state = source.state_dict()

@@ -159,7 +159,7 @@ class Backbone(nn.Module):
         record = self._record()
         if self.network is not None and record is not None and not record.fused:
             state = self.network.state_dict()
-            self.network = RecordedNetwork(fuse(record, state), state)
+            self.network = RecordedNetwork(fuse(record, state, self.image_size), state)
 
     def use_engine(self, name: str) -> None:
         """Run the network on the CPU with another engine; copies of the backbone use torch.
