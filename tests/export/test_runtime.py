@@ -223,6 +223,19 @@ def test_image_that_is_too_small_is_unreadable_as_in_predict(
         runtime.Model(model).score(np.zeros((7, 9, 3), np.uint8))
 
 
+def test_shape_unlike_that_of_training_images_is_noted_as_in_predict(
+    mean_image: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    export_model(mean_image, "onnx", tmp_path)
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (64, 32)).save(wide)
+    assert main([str(tmp_path / "model.onnx"), str(images_of(mean_image)[0]), str(wide)]) == 0
+    usual, noted = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "note" not in usual
+    assert noted["note"] == mean_image.score(wide).note != ""
+
+
 def test_scores_that_are_not_finite_raise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from small_photos import write_photo
 from tiny_model import overflowing_model
 
+from vqlab.cli.predictions import print_predictions
 from vqlab.data import InspectedArea
 from vqlab.model import Model, Prediction
 from vqlab.predict import pictures, predict_files, read_rows
@@ -283,6 +284,42 @@ def test_image_that_is_too_small_is_unreadable(
     assert [row.verdict for row in summary.rows].count("unreadable") == 1
     (reason,) = [row.reason for row in summary.rows if row.verdict == "unreadable"]
     assert reason == "it is 5000x3 pixels, less than 8 on a side"
+
+
+def with_aspect_ratios(model: Model, **ratios: list[float]) -> Model:
+    data = {**model.meta["data"], "aspect_ratios": ratios}
+    return replace(model, meta={**model.meta, "data": data})
+
+
+def test_shape_unlike_that_of_all_training_images_is_noted(
+    model: Model, photos: Photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photos(2)  # 40 x 30 pixels
+    Image.new("RGB", (90, 30)).save(folder / "wide.png")
+    trained = with_aspect_ratios(model, part=[1.25, 1.4])
+    summary = predict_files(trained, [folder], tmp_path / "p")
+    note = (
+        "it is 90x30 pixels, an aspect ratio of 3, but training images have 1.25 to 1.4: its score "
+        "may mean little"
+    )
+    assert [row.note for row in summary.rows] == ["", "", note]
+    assert [row["note"] for row in table(tmp_path / "p")] == ["", "", note]
+    print_predictions(summary, trained)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "note: shape unlike that of all training images: 1 of 3 images: " in printed
+    assert f"wide.png ({note})." in printed
+
+
+def test_older_model_notes_that_shapes_differ(
+    model: Model, photos: Photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photos(2)
+    print_predictions(predict_files(model, [folder], tmp_path / "p"), model)
+    assert "aspect ratio" not in capsys.readouterr().out
+    Image.new("RGB", (90, 30)).save(folder / "wide.png")
+    print_predictions(predict_files(model, [folder], tmp_path / "p"), model)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "the aspect ratios of the images are 1.33 to 3; the model (of an older vqlab)" in printed
 
 
 def test_image_that_does_not_fit_the_inspected_area_is_unreadable(

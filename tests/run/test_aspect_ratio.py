@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vqlab.data import DataSettings, input_shape, load_dataset
 from vqlab.evaluation import extract_images, score_extracted
 from vqlab.features import Backbone, FeatureSet, FeatureSettings
 from vqlab.model import Model
+from vqlab.pixels.aspect import unusual_shape
 from vqlab.run import Recording, resolve, run
 from vqlab.run.calibration import make_trainer
 from vqlab.tracking import Tracker
@@ -137,6 +139,43 @@ def test_joint_model_scores_images_of_all_shapes(model: tuple[Model, Any]) -> No
     assert {panel.shape for single in singles for panel in single.panels.values()} == {
         (12, 4), (8, 8)
     }  # fmt: skip
+
+
+def test_shapes_of_the_training_images_are_stored(model: tuple[Model, Any], tmp_path: Path) -> None:
+    trained, splits = model
+    stored = trained.meta["data"]["aspect_ratios"]
+    assert stored == {"square": [1, 1], "tall": [0.33333, 0.33333]}
+    assert trained.aspect_ratios == (0.33333, 1) and trained.for_category("square").area is None
+    trained.save(tmp_path / "model.safetensors")
+    loaded = Model.load(tmp_path / "model.safetensors", "cpu")
+    tall = next(i for i, each in enumerate(splits.test.records) if each.category == "tall")
+    image = splits.test.original(tall)
+    assert not loaded.score(image).note and not loaded.for_category("tall").score(image).note
+    note = loaded.for_category("square").score(image).note
+    assert note.startswith("it is 48x144 pixels, an aspect ratio of 0.333, but training images hav")
+    data = {**trained.meta["data"], "aspect_ratios": {"square": 1}}
+    replace(trained, meta={**trained.meta, "data": data}).save(tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match="bad.safetensors must state settings"):
+        Model.load(tmp_path / "bad.safetensors", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("size", "ratios", "noted"),
+    [
+        ((100, 149), (1, 1), False),
+        ((100, 150), (1, 1), True),
+        ((149, 100), (1, 1), False),
+        ((150, 100), (1, 1), True),
+        ((100, 250), (0.5, 2), False),
+        ((100, 301), (0.5, 2), True),
+        ((301, 100), (0.5, 2), True),
+        ((9, 900), None, False),
+    ],
+)
+def test_aspect_ratios_within_the_range_of_training_are_usual(
+    size: tuple[int, int], ratios: tuple[float, float] | None, noted: bool
+) -> None:
+    assert bool(unusual_shape(size, ratios)) == noted
 
 
 def test_scores_of_extracted_images_equal_those_of_the_set(model: tuple[Model, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from inspection import DESKTOP, HOSTILE, PHONE, drop, opened
+from PIL import Image
 
 from vqlab.serve.history import FOLDER, History
 
@@ -50,3 +51,20 @@ def test_dropped_images_are_judged_and_stored(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     feedback = History(mlruns / FOLDER).feedback("part")
     assert [(each.name, each.verdict) for each in feedback] == [("half.png", "defect")]
+
+
+@pytest.mark.parametrize("options", [DESKTOP, PHONE])
+def test_note_on_the_shape_is_shown(
+    browser: Any, part_server: str, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    Image.new("RGB", (96, 32)).save(tmp_path / "wide.png")
+    with opened(browser, part_server, **options) as page:
+        drop(page, {"wide.png": tmp_path / "wide.png"})
+        page.locator(".card").first.click()
+        page.wait_for_selector("#detail .note")
+        note = page.locator("#detail .note").first.inner_text()
+        assert note.startswith(
+            "Note: it is 96x32 pixels, an aspect ratio of 3, but training images"
+        )
+        width = options["viewport"]["width"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -56,6 +56,16 @@ def test_map_and_overlay_are_null_unless_requested(server: str, good_file: Path)
     assert image["map"] is image["map_range"] is image["overlay"] is image["error"] is None
 
 
+def test_shape_unlike_that_of_training_images_is_noted(server: str, good_file: Path) -> None:
+    wide = io.BytesIO()
+    Image.new("RGB", (64, 32)).save(wide, "PNG")
+    notes = [
+        post(server, content, category="part").json()["images"][0]["note"]
+        for content in (good_file.read_bytes(), wide.getvalue())
+    ]
+    assert notes[0] is None and notes[1].startswith("it is 64x32 pixels, an aspect ratio of 2, but")
+
+
 def test_json_and_multipart_give_the_same_response(server: str, defect_file: Path) -> None:
     content = defect_file.read_bytes()
     encoded = {"images": [{"name": "0.png", "data": base64.b64encode(content).decode()}]}

@@ -18,6 +18,7 @@ from small_photos import write_photo
 from tiny_model import overflowing_model, tiny_model
 from watched_folders import lines_of, watch_once
 
+from vqlab.cli.watch_table import part_text, status_table
 from vqlab.data.appearance import NORMAL_IMAGES
 from vqlab.errors import UserError
 from vqlab.model import Model
@@ -57,6 +58,19 @@ def test_image_whose_scores_are_not_finite_is_unreadable(tmp_path: Path) -> None
     watch_once(overflowing_model(), tmp_path / "in", tmp_path / "out")
     (line,) = lines_of(tmp_path / "out")
     assert line["verdict"] == "unreadable" and "got NaN or infinity" in line["reason"]
+
+
+def test_shape_unlike_that_of_training_images_is_noted(model: Model, tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 1)
+    Image.new("RGB", (90, 30)).save(tmp_path / "in/wide.png")
+    data = {**model.meta["data"], "aspect_ratios": {"part": [1.33, 1.34]}}
+    noting = replace(model, meta={**model.meta, "data": data})
+    status = watch_once(noting, tmp_path / "in", tmp_path / "out")
+    usual, wide = lines_of(tmp_path / "out")
+    assert usual["note"] == "" and "an aspect ratio of 3, but training images" in wide["note"]
+    assert status.noted is not None and status.noted.note == wide["note"]
+    assert part_text(status.noted).endswith(f" (note: {wide['note']})")
+    assert f"note: wide.png: {wide['note']}" in str(status_table("part", status).caption)
 
 
 def test_file_is_judged_once_unless_its_content_changes(model: Model, tmp_path: Path) -> None:

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.model import Model
-from vqlab.watch import WatchSettings, Webhook, watch_folder
+from vqlab.watch import Status, WatchSettings, Webhook, watch_folder
 from vqlab.watch import judging as watch_module
 from vqlab.watch.lines import Lines
 from vqlab.watch.store import Store
 
 
-def watch_once(model: Model, folder: Path, output: Path, **settings: Any) -> None:
-    """Judge every file of a folder without waiting."""
+def watch_once(model: Model, folder: Path, output: Path, **settings: Any) -> Status:
+    """Judge every file of a folder without waiting; return the last status."""
     values: dict[str, Any] = {"unchanged_for": 0, "patience": 0, "poll": 0.01, **settings}
-    watch_folder(model, WatchSettings(folder, output, **values), threading.Event(), once=True)
+    settings_of = WatchSettings(folder, output, **values)
+    return watch_folder(model, settings_of, threading.Event(), once=True)
 
 
 POINTS = {

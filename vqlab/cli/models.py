@@ -77,7 +77,7 @@ def predict(
     scores.csv and scores.jsonl have one row per file: file, score, threshold, calibrated, verdict
     (pass, review, reject, unreadable), picture, reason, marked, regions (scores.csv: their number;
     scores.jsonl: box, contour, area and peak of each defect region), p_value, review_threshold,
-    width, height.
+    width, height, note (if the shape of the image is unlike that of all training images).
     Files that cannot be read, or whose scores are not finite numbers, get the verdict `unreadable`,
     and the exit status is 3; verdicts do not change the exit status. Hidden and system files are
     skipped. An earlier prediction in the folder is replaced when the new one is complete.

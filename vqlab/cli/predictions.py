@@ -12,6 +12,7 @@ from vqlab.cli.fit_width import Cell, Column, FittedTable, Row
 from vqlab.cli.metric_tables import thresholds_text
 from vqlab.cli.terminal import out
 from vqlab.evaluation import PASS
+from vqlab.pixels.aspect import MAX_RATIO
 from vqlab.predict.coco import COCO_NAME
 from vqlab.text import visible
 
@@ -59,11 +60,29 @@ def _pictures(summary: Predictions) -> str:
     return text
 
 
+def _shapes(summary: Predictions, model: Model) -> list[str]:
+    """Return a sentence on the images whose shape is unlike that of all training images, or on
+    images of very different shapes if the model does not state those of its training images."""
+    low, high = summary.aspect_ratios or (1.0, 1.0)
+    if model.data.tiles.size is None and model.aspect_ratios is None and high >= MAX_RATIO * low:
+        return [
+            f"the aspect ratios of the images are {low:.3g} to {high:.3g}; the model (of an older "
+            "vqlab) does not store those of its training images: scores of images of another shape "
+            "may mean little."
+        ]
+    if not summary.noted_count:
+        return []
+    files = [f"{visible(row.path)} ({row.note})" for row in summary.noted]
+    files += ["..."] if len(files) < summary.noted_count else []
+    counts = f"{summary.noted_count} of {summary.total} images"
+    return [f"shape unlike that of all training images: {counts}: {', '.join(files)}."]
+
+
 def print_predictions(summary: Predictions, model: Model) -> None:
     """Print the table, the notes and the results folder. Exit with status 3 if files could not be
     scored."""
     out.print(prediction_table(summary, model))
-    for note in summary.notes:
+    for note in [*summary.notes, *_shapes(summary, model)]:
         out.print(f"note: {note}")
     coco = f"{COCO_NAME}, " if (summary.folder / COCO_NAME).exists() else ""
     out.print(f"scores.csv, scores.jsonl, {coco}{_pictures(summary)}: {visible(summary.folder)}")

@@ -40,6 +40,8 @@ def _lines(status: Status) -> list[str]:
         lines.append(f"{status.waiting} files waiting")
     if status.undelivered:
         lines.append(f"{status.undelivered} webhook events not delivered")
+    if status.noted is not None:
+        lines.append(f"note: {visible(status.noted.path.name)}: {status.noted.note}")
     if status.problem:
         lines.append(visible(status.problem))
     return lines
@@ -63,7 +65,8 @@ def part_text(row: PredictedFile) -> str:
     """Return a part on one line, for a log file."""
     reason = f" ({row.reason})" if row.reason else ""
     score = "" if row.score is None else f", score {row.score:.4g}"
-    return f"{visible(row.path)}: {row.verdict}{reason}{score}"
+    note = f" (note: {row.note})" if row.note else ""
+    return f"{visible(row.path)}: {row.verdict}{reason}{score}{note}"
 
 
 def alarm_text(alarm: dict[str, Any]) -> Text:

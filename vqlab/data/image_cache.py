@@ -134,15 +134,16 @@ class ImageCache:
         """Return the shape (H, W) of an image, or of a tile, in a batch."""
         if self.settings.resize != "aspect" or isinstance(source, TileOf):
             return input_shape((1, 1), self.settings)
-        return input_shape(self._original_size(source), self.settings)
+        return input_shape(self.original_size(source), self.settings)
 
-    def _original_size(self, source: WholeImage) -> tuple[int, int]:
+    def original_size(self, source: WholeImage) -> tuple[int, int]:
+        """Return the size (H, W) of the file of an image, in pixels."""
         properties = self.image_properties.get(source.record.path)
         return properties.size if properties is not None else self.get(source).geometry.original
 
     def tiles(self, source: WholeImage) -> list[TileOf]:
         """Return the tiles of an image."""
-        size = self._original_size(source)
+        size = self.original_size(source)
         box = box_for(size, self.settings).box
         inspected = self.inspected(source.record, size)
         grid = tile_grid((box[2], box[3]), self.settings, inspected)

@@ -95,6 +95,16 @@ class ImageSet:
         """Return the shape (H, W) of an image at network size, see `vqlab.data.input_shape`."""
         return self._cache.input_shape(self._sources[index])
 
+    def aspect_ratios(self) -> dict[str, tuple[float, float]]:
+        """Return the lowest and the highest width / height of the images of each category; 5
+        significant digits, as stored in checkpoints."""
+        ratios: dict[str, list[float]] = {}
+        for source in self._sources:
+            if not isinstance(source, TileOf):
+                height, width = self._cache.original_size(source)
+                ratios.setdefault(source.record.category, []).append(float(f"{width / height:.5g}"))
+        return {category: (min(each), max(each)) for category, each in ratios.items()}
+
     def chunks(self, order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         """Split `order` into parts of at most `size` images of the same input shape: every `size`
         indices, and between images of different shapes."""

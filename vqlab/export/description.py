@@ -41,6 +41,7 @@ def describe(
             "bits": data.bits,
             "colour": "RGB",
             **({"inspected": model.area.encode()} if model.area is not None else {}),
+            **({"aspect_ratios": list(model.aspect_ratios)} if model.aspect_ratios else {}),
         },
         "thresholds": {
             "image": model.thresholds.image,

@@ -94,6 +94,17 @@ class Model:
         """Inspected area of each training category; None: all pixels."""
         return decode_areas(self.meta["data"].get("inspected"), self.categories)
 
+    @cached_property
+    def aspect_ratios(self) -> tuple[float, float] | None:
+        """Lowest and highest width / height of the training images, of `image_category` if it is
+        set; None with `data.tiles`, and in older checkpoints."""
+        stored = _aspect_ratios(self.meta)
+        if self.image_category is not None:
+            stored = {k: each for k, each in stored.items() if k == self.image_category}
+        if not stored or self.data.tiles.size is not None:
+            return None
+        return min(low for low, _ in stored.values()), max(high for _, high in stored.values())
+
     def area_of(self, category: str | None) -> InspectedArea | None:
         """Return the inspected area of images of a category; None: all pixels.
 
@@ -149,7 +160,7 @@ class Model:
             thresholds = Thresholds.from_json(meta["thresholds"])
             config = {name: dict(meta["config"][name]) for name in ("data", "features", "detector")}
             _check_texts(config["detector"]["name"], *meta["data"]["categories"])
-            _ = dict(meta["config"].get("inference", {}))
+            _ = dict(meta["config"].get("inference", {})), _aspect_ratios(meta)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"checkpoint {path} must state settings and thresholds ({error!r}); choose a file "
@@ -301,6 +312,13 @@ class Model:
                 frame = frame_of(geometry, self.data)
                 panels[name] = crop_panel(panel[0].cpu().numpy(), geometry, frame)
         return panels
+
+
+def _aspect_ratios(meta: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return the lowest and highest aspect ratio of the training images by category; empty in older
+    checkpoints. Raises AttributeError, TypeError or ValueError for other values."""
+    stored = meta["data"].get("aspect_ratios", {})
+    return {name: (float(low), float(high)) for name, (low, high) in stored.items()}
 
 
 def _check_texts(*values: Any) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from vqlab.data import Region, find_regions
 from vqlab.detectors import Extracted
 from vqlab.evaluation import REJECT, Verdict
+from vqlab.pixels.aspect import unusual_shape
 from vqlab.pixels.resizing import Geometry
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class Prediction:
     def p_value(self) -> float | None:
         """Conformal p-value, see `Thresholds.p_value`."""
         return self.model.thresholds.p_value(self.score)
+
+    @property
+    def note(self) -> str:
+        """Why the score may mean little, see `unusual_shape`; empty if no reason is known."""
+        return unusual_shape(self.image.shape[:2], self.model.aspect_ratios)
 
     @cached_property
     def panels(self) -> dict[str, Array]:

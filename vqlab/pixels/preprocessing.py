@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vqlab.errors import UserError
 from vqlab.pixels.area import InspectedArea, lowest_outside
+from vqlab.pixels.aspect import unusual_shape
 from vqlab.pixels.bit_depth import BadFile
 from vqlab.pixels.decoding import Pixels, read_image, require_rgb
 from vqlab.pixels.resizing import Geometry, network_input, to_original, too_small
@@ -31,16 +32,20 @@ class Preprocessing:
     """Shape (H, W) of all network inputs; None in older exported models: any."""
     area: InspectedArea | None = None
     """Inspected area; None: all pixels."""
+    aspect_ratios: tuple[float, float] | None = None
+    """Lowest and highest width / height of the training images; None in older exported models."""
     tile_size: None = None
 
     @classmethod
     def parse(cls, described: Mapping[str, Any]) -> Preprocessing:
         """Return what the section `preprocessing` of a model's description says."""
         shape, area = described.get("input_shape"), described.get("inspected")
+        ratios = described.get("aspect_ratios")
         return cls(
             **{name: described[name] for name in ("image_size", "resize", "brightness", "bits")},
             input_shape=tuple(shape) if shape else None,
             area=InspectedArea.decode(area) if area else None,
+            aspect_ratios=tuple(ratios) if ratios else None,
         )
 
     def network_input(self, image: str | Path | Pixels) -> tuple[Array, Geometry]:
@@ -67,6 +72,11 @@ class Preprocessing:
                 f"becomes {width}x{height}; use images of the same product."
             )
         return values, geometry
+
+    def note(self, size: tuple[int, int]) -> str:
+        """Return why the score of an image of `size` (H, W) may mean little, see `unusual_shape`;
+        empty if no reason is known."""
+        return unusual_shape(size, self.aspect_ratios)
 
     def to_original(self, anomaly_map: Array, geometry: Geometry) -> Array:
         """Resize a map (S, S') to the image's size (H, W), with the lowest inspected value where

@@ -19,7 +19,7 @@ UNREADABLE: Literal["unreadable"] = "unreadable"
 CSV_NAME, JSON_NAME = "scores.csv", "scores.jsonl"
 MAX_ROWS = 50
 """Number of images up to which a summary contains every row."""
-_MAX_HIGHEST, _MAX_UNREADABLE = 10, 5
+_MAX_HIGHEST, _MAX_UNREADABLE, _MAX_NOTED = 10, 5, 3
 _URI = "file:///"
 
 
@@ -51,6 +51,8 @@ class PredictedFile:
     width: int | None = None
     """Of the image, in pixels; None if the file is unreadable."""
     height: int | None = None
+    note: str = ""
+    """Why the score may mean little, see `Prediction.note`; empty if no reason is known."""
 
     @property
     def path(self) -> Path:
@@ -123,6 +125,12 @@ class Predictions:
     """All rows in order; if there are more than `MAX_ROWS`, those with the highest scores."""
     unreadable: list[PredictedFile] = field(default_factory=list)
     """The first rows of unreadable files."""
+    noted: list[PredictedFile] = field(default_factory=list)
+    """The first rows with a note."""
+    noted_count: int = 0
+    """Number of rows with a note."""
+    aspect_ratios: tuple[float, float] | None = None
+    """Lowest and highest width / height of the readable images."""
     pictures: int = 0
     """Number of pictures in `folder`."""
 
@@ -137,6 +145,13 @@ class Predictions:
         for number, row in enumerate(rows):
             self.counts[row.verdict] += 1
             self.pictures += bool(row.picture)
+            if row.width and row.height:
+                low, high = self.aspect_ratios or (row.width / row.height,) * 2
+                ratio = row.width / row.height
+                self.aspect_ratios = min(low, ratio), max(high, ratio)
+            self.noted_count += bool(row.note)
+            if row.note and len(self.noted) < _MAX_NOTED:
+                self.noted.append(row)
             if number < MAX_ROWS:
                 self.rows.append(row)
             if row.score is not None:

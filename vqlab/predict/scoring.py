@@ -184,6 +184,7 @@ def predicted_row(
         review_threshold=review,
         width=prediction.image.shape[1],
         height=prediction.image.shape[0],
+        note=prediction.note,
     )
 
 

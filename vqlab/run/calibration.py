@@ -78,6 +78,7 @@ def calibrated_model(
             "source": splits.source,
             "fingerprint": splits.fingerprint,
             "categories": list(splits.categories),
+            "aspect_ratios": {k: list(v) for k, v in splits.train.aspect_ratios().items()},
             **({} if inspected is None else {"inspected": inspected}),
         },
         "run_id": run_id,

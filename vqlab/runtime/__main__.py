@@ -33,12 +33,14 @@ def judge(model: Model, file: str) -> dict[str, Any]:
     """Return the result for an image file, or the reason if it cannot be read."""
     line: dict[str, Any] = {"file": file, "score": None, "threshold": model.thresholds.image}
     try:
-        score, verdict, _ = model.score(file)
+        score, verdict, full = model.score(file)
     except Exception as error:  # decoders raise many kinds of errors on damaged files
         reason = str(getattr(error, "reason", error))
         return line | {"calibrated": None, "verdict": "unreadable", "reason": reason}
     line |= {"score": score, "calibrated": model.thresholds.calibrated(score), "verdict": verdict}
-    return line | {"p_value": model.thresholds.p_value(score)}
+    note = model.preprocessing.note(full.shape)
+    line |= {"p_value": model.thresholds.p_value(score)}
+    return line | {"note": note} if note else line
 
 
 if __name__ == "__main__":

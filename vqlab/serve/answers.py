@@ -117,6 +117,10 @@ class ImageAnswer(BaseModel):
     digest: str | None = Field(
         default=None, description="SHA-256 of size and pixels, with `record`; else null."
     )
+    note: str | None = Field(
+        default=None,
+        description="Why the score may mean little: a shape unlike that of all training images.",
+    )
     error: str | None = Field(default=None, description="Why the image could not be scored.")
 
 
@@ -186,6 +190,7 @@ def image_answer(name: str, prediction: Prediction, options: Options) -> dict[st
         "calibrated": prediction.calibrated,
         "p_value": prediction.p_value,
         "verdict": prediction.verdict,
+        "note": prediction.note or None,
         "regions": [asdict(r) for r in prediction.regions(options.min_area)[:MAX_REGIONS]],
     }
     if options.with_digest:

@@ -58,6 +58,8 @@ class Status:
     alarm: dict[str, Any] | None = None
     undelivered: int = 0
     """Number of events that the webhook has not accepted yet."""
+    noted: PredictedFile | None = None
+    """The latest part with a note, since the start of the process."""
     problem: str = ""
     """Why the folder cannot be listed, or the webhook does not accept events."""
 
@@ -174,6 +176,7 @@ class _Watch:
         self._arrivals.remove(arrival)
         self.status.counts[row.verdict] += 1
         self.status.recent.append(row)
+        self.status.noted = row if row.note else self.status.noted
         self._refresh()
         self._on_status(self.status, row)
 

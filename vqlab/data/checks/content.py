@@ -9,13 +9,12 @@ from pathlib import Path
 from vqlab.data.category import Category, join_paths
 from vqlab.data.checks.duplicates import duplicate_warnings
 from vqlab.data.inspection import ImageProperties, MaskProperties
+from vqlab.pixels.aspect import MAX_RATIO
 
 CAMERA_BITS = (8, 10, 12, 14)
 """Bit depths that cameras store in 16-bit files."""
 MAX_SIDE_RATIO = 2.0
 """Ratio of the mean sides of two images at which their sizes count as very different."""
-MAX_ASPECT_RATIO = 1.5
-"""Ratio of their aspect ratios at which they do."""
 Images = Mapping[Path, ImageProperties]
 Masks = Mapping[Path, MaskProperties]
 
@@ -151,7 +150,7 @@ def _size_warnings(images: Images, folder: Path) -> Iterator[str]:
 def _very_different(first: tuple[int, int], second: tuple[int, int]) -> bool:
     area = (first[0] * first[1]) / (second[0] * second[1])
     aspect = (first[0] / first[1]) / (second[0] / second[1])
-    return max(area, 1 / area) >= MAX_SIDE_RATIO**2 or max(aspect, 1 / aspect) >= MAX_ASPECT_RATIO
+    return max(area, 1 / area) >= MAX_SIDE_RATIO**2 or max(aspect, 1 / aspect) >= MAX_RATIO
 
 
 def _colour_warnings(images: Images, folder: Path) -> Iterator[str]:

@@ -104,6 +104,7 @@ export class Detail {
           element("span", { "data-version": version }, badge(this.actions.verdict(image, version))),
           element("span", { class: "muted" }, `version ${version}`)),
         element("dl", { class: "numbers" }, numbers.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))),
+        image.note ? element("p", { class: "small note" }, `Note: ${image.note}.`) : null,
         image.regions.length ? regionTable(image.regions, version, highlight) : element("p", { class: "muted small" },
           image.verdict === "pass" ? "No regions: the model passes this image at its stored threshold." : "No regions."),
         url ? null : element("p", { class: "muted small" }, "This browser cannot show the format of the file; the server drew it.")));
