@@ -71,7 +71,7 @@ def test_description_has_the_origin_but_no_paths(bundle: Path, mean_image: Model
     assert description["run"] == "0123abcd"
     assert description["preprocessing"] == {
         "image_size": 32, "input_shape": [32, 32], "resize": "letterbox", "brightness": "border",
-        "bits": None, "colour": "RGB",
+        "bits": None, "colour": "RGB", "aspect_ratios": [1, 1],
     }  # fmt: skip
     assert description["thresholds"]["image"] == mean_image.thresholds.image
     assert str(Path(__file__).parents[2]).encode() not in (bundle / "model.onnx").read_bytes()
@@ -83,7 +83,7 @@ def test_bundle_has_checksums_of_all_files(bundle: Path) -> None:
     assert {*sums, "SHA256SUMS"} == {path.name for path in bundle.iterdir()}
     for name, value in sums.items():
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == value
-    modules = "area bit_depth decoding errors preprocessing resizing runtime verdict".split()
+    modules = "area aspect bit_depth decoding errors preprocessing resizing runtime verdict".split()
     assert {f"score_{name}.py" for name in modules} | {"score.py"} < {*sums}
 
 
