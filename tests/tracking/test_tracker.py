@@ -398,7 +398,7 @@ def test_database_at_another_path_is_read_without_creating_a_folder(
 
 @pytest.mark.parametrize(
     ("state", "message"),
-    [("COMPLETE", "command with `--test 4` .make sweep CLASS=cable TEST=4"), ("PRUNED", "early")],
+    [("COMPLETE", "command with `--test 4` added .make: TEST=4"), ("PRUNED", "early")],
 )
 def test_checkpoint_deleted_by_its_sweep_raises(tracker: Tracker, state: str, message: str) -> None:
     tags = {"kind": "trial", "study": "S", "trial": "4", "category": "cable"}

@@ -124,7 +124,8 @@ class Board:
     def _title(self) -> str:
         order = "ascending" if lower_is_better(self.metric) else "descending"
         limited = "" if self.total == len(self.rows) else f", {len(self.rows)} shown"
-        lines = [f"{self.total} runs measured on test{limited}, sorted by {self.metric}, {order}"]
+        runs = "1 run" if self.total == 1 else f"{self.total} runs"
+        lines = [f"{runs} measured on test{limited}, sorted by {self.metric}, {order}"]
         titles = {row.title for row in self.rows}
         sources = {row.run.tags.get("vqlab.data", "") for row in self.rows}
         if len(titles) == 1:

@@ -92,7 +92,7 @@ def describe_source(root: Path, source: str) -> str:
     if source == SYNTHETIC_SOURCE:
         return (
             f"DATA: the BUILT-IN SYNTHETIC SET in {root}: generated images, not photographs; its "
-            "figures say nothing about real products (use your own with DATA=path or data.root)."
+            "figures say nothing about real products (your own: --data PATH; make: DATA=PATH)."
         )
     return f"DATA: {root} ({source})."
 

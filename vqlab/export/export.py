@@ -82,7 +82,7 @@ def export_model(
         parity.require(f"the {name} model")
         if bundle:
             write_bundle(partial, path.name, description, parity)
-        names = sorted((each.name for each in partial.iterdir()), key=lambda n: n != path.name)
+        names = sorted((each.name for each in partial.iterdir()), key=lambda n: (n != path.name, n))
     state = [*model.backbone.state_dict().values(), *model.detector.state_dict().values()]
     checkpoint = sum(value.nbytes for value in state)
     return Exported(tuple(output / each for each in names), parity, size, checkpoint)

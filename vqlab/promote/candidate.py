@@ -67,14 +67,14 @@ def _candidates(tracker: Tracker, category: str, metric: str) -> str:
     candidates = [r for r in runs if matches_categories(category, r.categories)]
     if not candidates:
         hint = did_you_mean(category, {r.tags.get("vqlab.category", "") for r in runs})
-        hint = hint or f"run a sweep first (make sweep CLASS={category})."
+        hint = hint or f"run a sweep first (vqlab sweep --category {shell_word(category)})."
         return f"category {category} has no finished study and no run to promote; {hint}"
     ascending = lower_is_better(metric)
     worst = math.inf if ascending else -math.inf
     candidates.sort(key=lambda r: r.metrics.get(metric, worst), reverse=not ascending)
     lines = [
-        f"category {category} has no finished study with a best run; choose one of its "
-        f"runs with --run ID (make promote CLASS={shell_word(category)} RUN=ID):"
+        f"category {category} has no finished study with a best run; choose one of its runs, "
+        f"vqlab promote --category {shell_word(category)} --run ID:"
     ]
     for run in candidates[:_MAX_CANDIDATES]:
         value = f"{run.metrics[metric]:.4f}" if metric in run.metrics else "not measured yet"

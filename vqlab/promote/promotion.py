@@ -188,7 +188,7 @@ def _reason(
     category: str, champion: Version | None, comparison: MetricComparison, forced: bool
 ) -> str:
     """Return the sentence on a new champion."""
-    replaced = ", the first"
+    replaced = ", the first champion"
     if champion is not None:
         old = comparison.champion_value
         value = "not measured on these data" if old is None else f"{old:.4f}"

@@ -65,7 +65,7 @@ class Champions:
         if not categories:
             raise UserError(
                 f"no category in {settings.mlruns} has a champion; train and promote one first "
-                "(make promote CLASS=cable)."
+                "(vqlab promote --category NAME)."
             )
         for category in categories:
             champion = self._champion_of(category)

@@ -93,7 +93,7 @@ def write_feedback(
     if not any(verdicts.values()):
         raise UserError(
             f"there is no feedback on {visible(category)} in {history.folder}; judge images on the "
-            f"page of vqlab serve (make serve CLASS={visible(category)}) first."
+            f"page of vqlab serve --category {shell_word(visible(category))} first."
         )
     feedback = verdicts[category]
     splits = load_dataset(settings, partial(progress, "reading the dataset"), areas.get)

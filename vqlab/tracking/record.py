@@ -88,11 +88,9 @@ class RunRecord:
         deleted = f"the checkpoint of run {self.short} was not kept: it is trial {number} of study"
         if self.tags.get("optuna.state") != "COMPLETE":
             return f"{deleted} {study}, which ended early; only a complete trial can be retrained."
-        category = self.tags.get("vqlab.category", "CATEGORY")
         return (
             f"{deleted} {study}, which keeps only its best trials; to retrain and keep it, "
-            f"repeat the sweep's command with `--test {number}` (make sweep CLASS={category} "
-            f"TEST={number}, with the same other arguments)."
+            f"repeat the sweep's command with `--test {number}` added (make: TEST={number})."
         )
 
     @property

@@ -19,7 +19,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from vqlab.errors import UserError, did_you_mean
-from vqlab.text import category_text, join_names, storable
+from vqlab.text import category_text, join_names, shell_word, storable
 from vqlab.tracking.artifacts import artifact
 from vqlab.tracking.categories import (
     Category,
@@ -293,7 +293,8 @@ class Registry:
         champions = self.champions()
         others = f"categories with one: {', '.join(champions)}; " if champions else ""
         hint = did_you_mean(category, champions)
-        hint = hint or f"{others}train and promote one (make promote CLASS={category})."
+        command = f"vqlab promote --category {shell_word(category)}"
+        hint = hint or f"{others}train and promote one ({command})."
         return UserError(f"category {category!r} has no champion; {hint}")
 
     def champions(self, trained_on: str | None = None) -> list[str]:

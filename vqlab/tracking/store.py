@@ -185,7 +185,7 @@ def require_store(store: Store) -> None:
         )
     siblings = where.parent.glob("*/mlflow.db") if where.parent.is_dir() else ()
     hint = did_you_mean(where.name, (path.parent.name for path in siblings))
-    hint = hint or "train or sweep first (make sweep), or name another folder with --mlruns."
+    hint = hint or "train or sweep first (vqlab sweep), or name another folder with --mlruns."
     raise UserError(f"there are no tracked runs in {where} (it has no mlflow.db); {hint}")
 
 

@@ -99,11 +99,12 @@ def shift_gate(table: ShiftTable | None, thresholds: Thresholds, settings: GateS
         f"{worst.false_rejects} of {table.normals} normal test images are rejected under the worst "
         f"{kind}, {worst.title}; up to {most} are compatible with the promise (95 %)"
     )
-    if failed:
-        names = join_names([f"{row.title}: {row.false_rejects}" for row in trained or failed])
-        text += f"; more under {names}"
-        if not trained:
-            text += "; list the expected shifts in data.shifts and train again"
+    others = [row for row in trained or failed if row is not worst]
+    if others:
+        names = join_names([f"{row.title}: {row.false_rejects}" for row in others])
+        text += f"; more are also rejected under {names}"
+    if failed and not trained:
+        text += "; list the expected shifts in data.shifts and train again"
     value = worst.false_rejects / table.normals
     count = Count(worst.false_rejects, table.normals)
     limit = most / table.normals

@@ -129,7 +129,8 @@ class WinnerRule:
         """Describe how the winner compares with its recipe's own settings."""
         reference = self._reference(winner, trials)
         if reference is None:
-            return f"Trial {key_of(winner)} has the best {self.objective}."
+            of = f" of the trials of {recipe_of(winner)}" if recipe_of(winner) else ""
+            return f"Trial {key_of(winner)} has the best {self.objective}{of}."
         if reference is not winner:
             return (
                 f"Trial {key_of(winner)} is clearly better than trial {key_of(reference)}, the "
@@ -165,7 +166,7 @@ class WinnerRule:
         if described[False]:
             text += (
                 f" Warning: validation cannot tell recipe {recipe} from "
-                f"{', '.join(described[False])}; of such recipes the first one wins."
+                f"{', '.join(described[False])}; of such recipes the first in the list wins."
             )
         return text
 
