@@ -38,7 +38,7 @@ def test_no_epochs_are_stated(small: dict[str, Any], tmp_path: Path, detector: s
     store = tmp_path / "mlruns"
     arguments = ["train", recipe, "training.epochs=0", "--mlruns", store, "--results", tmp_path]
     printed = " ".join(call(*arguments).split())
-    assert f"{detector} cable: no training epochs (training.epochs=0)" in printed
+    assert f"{detector} cable: fitted without training epochs (training.epochs=0)" in printed
     untrained = "With training.epochs=0 the detector keeps its initial weights"
     assert (untrained in printed) == (detector == "vqvae")
     (record,) = Tracker.open(store).runs()

@@ -39,6 +39,11 @@ def test_other_files_are_named(name: str, what: str, tmp_path: Path) -> None:
     assert not (tmp_path / "mlruns").exists()
 
 
+def test_champion_needs_a_category(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"choose one with --category \(e\.g\. cable\)"):
+        load_model("champion", None, tmp_path / "mlruns")
+
+
 def test_missing_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no tracked runs"):
         load_model(str(tmp_path / "none.onnx"), None, tmp_path / "mlruns")

@@ -26,7 +26,9 @@ def test_better_run_is_promoted_and_worse_run_rejected(train: Train, tracker: Tr
     first, worse, better = train("a", 0.95), train("b", 0.94), train("c", 0.97)
     result = promote(tracker, "part", ref=first)
     assert (result.promoted, result.version, champion(tracker)) == (True, 1, 1)
-    assert "the first" in result.reason
+    assert "the first champion" in result.reason
+    with pytest.raises(UserError, match=r"choose one with --category \(part\)"):
+        load_model("champion", None, tracker.root)
     refused = promote(tracker, "part", ref=worse)
     assert not refused.promoted and not refused.is_champion and champion(tracker) == 1
     assert "is 0.9400, below the champion's 0.9500 (version 1)" in refused.reason

@@ -173,10 +173,12 @@ def print_budget(preset: str, configs: Mapping[str, RunConfig]) -> None:
 
 def _budget(config: RunConfig) -> str:
     backbone, epochs = config.features.backbone, config.training.epochs
-    features = "" if backbone == "pixels" else f" on features of {backbone}"
+    if backbone == "pixels":
+        return f"{epochs} epochs" if epochs else "no epochs"
+    features = f"features of {backbone}"
     if backbone == "filters" and config.features.weights != "hub":
         features += ", which has no weights"
-    return (f"{epochs} epochs" if epochs else "no epochs") + features
+    return f"{epochs} epochs on {features}" if epochs else f"no epochs, {features}"
 
 
 def print_data(config: RunConfig) -> None:
@@ -207,7 +209,7 @@ def _train_one(
     names = config.data.categories
     title = f"{config.detector['name']} {names if isinstance(names, str) else '+'.join(names)}"
     if not config.training.epochs:
-        out.print(f"{title}: no training epochs (training.epochs=0)")
+        out.print(f"{title}: fitted without training epochs (training.epochs=0)")
     with interruptible(), work(title) as (on_epoch, on_progress):
         outcome = run(
             config, tracker, Recording(name, {"vqlab.preset": preset}, resumed, results),

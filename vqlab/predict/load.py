@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqlab.model import Model
-from vqlab.text import category_text, visible
+from vqlab.text import category_text, join_names, visible
 from vqlab.types import UserError
 
 _EXPORTED = {
@@ -35,7 +35,10 @@ def _load(reference: str, category: str | None, mlruns: Path) -> Model:
     if path.suffix == ".safetensors":
         return _load_file(path, category)
     if reference == "champion" and category is None:
-        raise UserError("a champion belongs to a category; choose one, e.g. --category cable.")
+        raise UserError(
+            "a champion belongs to a category; choose one with --category "
+            f"({join_names(_champions(mlruns)) or 'e.g. cable'})."
+        )
     from vqlab.tracking import Tracker  # a checkpoint file is loaded without MLflow
 
     try:
@@ -50,6 +53,16 @@ def _load(reference: str, category: str | None, mlruns: Path) -> Model:
         raise
     _require_category(f"run {record.short}", record.categories, category)
     return Model.load(record.checkpoint())
+
+
+def _champions(mlruns: Path) -> list[str]:
+    """Return the categories with a champion; empty without a store."""
+    from vqlab.tracking import Tracker
+
+    try:
+        return Tracker.open(mlruns, create=False, write=False).registry.champions()
+    except UserError:
+        return []
 
 
 def _load_file(path: Path, category: str | None) -> Model:
