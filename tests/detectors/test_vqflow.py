@@ -13,6 +13,7 @@ from torch import Tensor
 from vqlab.config import merge, read_recipe, validate
 from vqlab.detectors.vqflow import VQFlow, VQFlowSettings
 from vqlab.nn.codebook import CodebookOptions
+from vqlab.nn.image_score import total_variation
 from vqlab.nn.quantizer import VectorQuantizer
 from vqlab.types import InputSpec, Sample, UserError
 
@@ -304,6 +305,29 @@ def test_calibration_terms_of_every_second_position_equal_those_of_all(name: str
         some, concept_of_some = detector._training_terms(level, step=2)
         torch.testing.assert_close(some, terms[..., ::2, ::2])
         assert torch.equal(concept_of_some, concept)
+
+
+@pytest.mark.parametrize("combine", ["sum", "add"])
+def test_total_variation_in_calibration_equals_that_in_scoring(combine: str) -> None:
+    """Calibration of large maps sees every second row and column only."""
+    settings = {"combine": combine, "image_standardise": "none"}
+    plain, varied = (build({"scoring": settings | {"variation": v}}) for v in (0.0, 2.0))
+    train(plain, steps=20)
+    varied.load_state_dict(plain.state_dict())
+    varied.eval().stride = 2
+    pyramid = two_products(16, seed=0).pyramid
+    with torch.no_grad():
+        terms, concept = plain._training_terms(pyramid, step=1)
+    added = []
+    for step in (1, 2):
+        part = terms[..., ::step, ::step]
+        with_variation, without = (d._scores(part, concept, step) for d in (varied, plain))
+        assert torch.equal(with_variation.anomaly_map, without.anomaly_map)
+        added.append(with_variation.image_score - without.image_score)
+    assert float(added[0].min()) > 0
+    torch.testing.assert_close(added[0], added[1])
+    maps = plain._scores(terms[..., ::2, ::2], concept, 2).anomaly_map
+    torch.testing.assert_close(added[1], 2 * total_variation(maps))
 
 
 def test_alternatives_are_the_published_scores() -> None:

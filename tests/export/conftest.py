@@ -40,6 +40,7 @@ TINY: dict[str, dict[str, Any]] = {
             "pattern": {"codebook_size": 16, "coverage": 50},
             "concept": {"codebook_size": 2},
             "flow": {"blocks": [2], "hidden": 16},
+            "scoring": {"variation": 0.3},
         },
         "training": {"epochs": 1, "steps_per_epoch": 2},
     },

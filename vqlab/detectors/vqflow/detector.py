@@ -22,7 +22,7 @@ from vqlab.detectors.vqflow.selection import evenly_by_concept
 from vqlab.detectors.vqflow.settings import Scoring, VQFlowSettings
 from vqlab.nn.concept_normalization import ConceptNormalization
 from vqlab.nn.image_normalization import ImageNormalization
-from vqlab.nn.image_score import image_score
+from vqlab.nn.image_score import image_score, total_variation
 from vqlab.nn.patches import join_levels, to_rows
 from vqlab.nn.smoothing import smooth, upsample
 from vqlab.types import InputSpec, Pyramid, Sample, Scores, UserError
@@ -44,7 +44,7 @@ class VQFlow(FlowNetwork):
 
     Config = VQFlowSettings
     config: VQFlowSettings
-    image_scoring = frozenset({"image_score", "top", "image_standardise"})
+    image_scoring = frozenset({"image_score", "top", "variation", "image_standardise"})
     any_shape = True
 
     def __init__(self, config: VQFlowSettings, spec: InputSpec) -> None:
@@ -59,6 +59,8 @@ class VQFlow(FlowNetwork):
             self._count_terms(), self.grid, self.n_concepts, SHRINKAGE
         )
         self.image_level = ImageNormalization(self.n_concepts)
+        self.stride = 2 if self.grid[0] * self.grid[1] >= MANY_POSITIONS else 1
+        """Rows and columns of the finest level per row and column that calibration uses."""
 
     @torch.no_grad()
     def score(self, sample: Sample) -> Scores:
@@ -89,20 +91,32 @@ class VQFlow(FlowNetwork):
             return scores
         return Scores(scores.anomaly_map, self.image_level.normalize(scores.image_score, concept))
 
-    def _scores(
-        self, terms: Tensor, concept: Tensor, size: tuple[int, int] | None = None
-    ) -> Scores:
-        """Return scores from terms (T, B, h, w) and concepts (B,); image scores not normalised.
+    def _scores(self, terms: Tensor, concept: Tensor, step: int = 1) -> Scores:
+        """Return scores from terms (T, B, h, w), of every `step`-th row and column, and concepts
+        (B,); image scores not normalised.
 
-        size: of the maps; default: that of the image at network size."""
-        scoring, size = self.config.scoring, size or self.spec.image_size_of(terms.shape[2:])
+        The total variation is that of every second row and column of large maps, as calibration
+        sees them: it is larger with all of them.
+        """
+        scoring = self.config.scoring
+        height, width = self.spec.image_size_of(terms.shape[2:])
+        size = step * height, step * width
+        maps = self._maps(terms, concept, size)
+        score = image_score(maps, scoring.image_score, scoring.top)
+        if scoring.variation:
+            every = self.stride // step
+            coarse = self._maps(terms[..., ::every, ::every], concept, size) if every > 1 else maps
+            score = score + scoring.variation * total_variation(coarse)
+        return Scores(maps, score)
+
+    def _maps(self, terms: Tensor, concept: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return smoothed maps (B, *size) from terms (T, B, h, w) of images of these concepts."""
+        scoring = self.config.scoring
         sigma = scoring.smoothing * max(self.spec.image_size)
         if scoring.combine == "sum":
-            maps = upsample(self._sum(terms, concept), size, sigma)
-        else:
-            levels = resize(terms[: len(self.levels)], size)
-            maps = smooth(published_map(levels, scoring.combine), sigma)
-        return Scores(maps, image_score(maps, scoring.image_score, scoring.top))
+            return upsample(self._sum(terms, concept), size, sigma)
+        levels = resize(terms[: len(self.levels)], size)
+        return smooth(published_map(levels, scoring.combine), sigma)
 
     def _terms(self, pyramid: Pyramid) -> tuple[Tensor, Tensor, Tensor]:
         """Return terms (T, B, h, w), concepts (B,) and pattern codes (B, h, w).
@@ -190,7 +204,7 @@ class VQFlow(FlowNetwork):
     ) -> None:
         with self._eval_mode():
             pooled = self.config.scoring.standardise in ("none", "global")
-            step = 2 if pooled and self.grid[0] * self.grid[1] >= MANY_POSITIONS else 1
+            step = self.stride if pooled else 1
             new = [self._training_terms(sample.pyramid, step) for sample in held_out]
             terms = new if pooled else (self._training_terms(s.pyramid, step) for s in train)
             self.expectation.fit(terms, new)
@@ -214,20 +228,15 @@ class VQFlow(FlowNetwork):
         present = torch.cat([concept for _, concept in held_out])
         size = len(self.image_level.location)
         missing = effort * IMAGES_PER_CONCEPT - torch.bincount(present, minlength=size)
-        parts = [self._leave_one_out_scores(*each, step) for each in held_out]
+        parts = [self._scores(*each, step).image_score for each in held_out]
         concepts = [present]
         for sample, places in zip(train, evenly_by_concept(batches, missing), strict=True):
             if places:
                 pyramid = tuple(level[places] for level in sample.pyramid)
                 terms, concept = self._training_terms(pyramid, step)
-                parts.append(self._leave_one_out_scores(terms, concept, step))
+                parts.append(self._scores(terms, concept, step).image_score)
                 concepts.append(concept)
         self.image_level.fit(torch.cat(parts), torch.cat(concepts))
-
-    def _leave_one_out_scores(self, terms: Tensor, concept: Tensor, step: int) -> Tensor:
-        """Return image scores (B,), not normalised, of `_training_terms` (T, B, h, w)."""
-        height, width = self.spec.image_size_of(terms.shape[2:])
-        return self._scores(terms, concept, (step * height, step * width)).image_score
 
     def _count_terms(self) -> int:
         """Return the number of terms."""

@@ -109,6 +109,9 @@ class Scoring(Settings):
     """Standard deviation of the Gaussian smoothing, as a fraction of the image side."""
     image_score: Literal["max", "top"] = "top"
     """Maximum of the map, or mean of its highest fraction `top`."""
+    variation: float = Field(0.0, ge=0)
+    """Weight of the map's total variation, which is added to the image score. See
+    `total_variation`; of large maps, every second row and column are used."""
     image_standardise: Literal["none", "concept"] = "concept"
     """`concept`: standardise the image score by those of normal images of its concept, so that one
     threshold serves all categories of a joint model. See `ImageNormalization`; fitted by
