@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from vqlab.sweep.context import SweepContext
 from vqlab.sweep.events import OnEvent, StudyOpened, SweepResult, TrialKey
 from vqlab.sweep.report import annotate
 from vqlab.sweep.result import finish
+from vqlab.sweep.space.image_limits import limit_plan
 from vqlab.sweep.study.retry import queued_retries, reconcile
 from vqlab.sweep.study.storage import opened_storage, storage_address, study_lock, sweep_lock
 from vqlab.sweep.study.studies import PRESET, Studies, open_studies, siblings
@@ -89,6 +90,8 @@ def sweep(
     """
     started = time.monotonic()
     splits = _load(comparison, test=bool(test))
+    plans = {recipe: limit_plan(plan, splits) for recipe, plan in comparison.plans.items()}
+    comparison = replace(comparison, plans=plans)
     requested = [TrialKey.parse(str(trial)) for trial in test]
     name = comparison.sweep_name(splits)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
