@@ -179,7 +179,7 @@ def ended_text(event: TrialFinished) -> str:
     trial = event.trial
     value = "" if trial.value is None else f" {trial.value:.4f}"
     seconds = "" if trial.seconds is None else f", {trial.seconds:.0f} s"
-    best = "" if event.best is None else f"; best so far: trial {event.best.key}"
+    best = "" if event.best is None else f"; winner so far: trial {event.best.key}"
     best += "" if event.best is None or event.best.value is None else f" {event.best.value:.4f}"
     reason = f" ({trial.reason})" if trial.reason else ""
     result = f"trial {trial.key} {trial.state}{value}{reason}{seconds}"
