@@ -262,7 +262,7 @@ def test_command_line(
     assert (
         "good has no test images" in output
         and "validation" in output
-        and "mean_image" not in output
+        and "test, mean_image" not in output
     )
     run_id = Tracker.open(Path("mlruns")).runs(kinds=["train"])[0].run_id
     assert vqlab(monkeypatch, "promote", "--category", "good", "--run", run_id) == 2
