@@ -50,15 +50,19 @@ def test_choices_and_the_recipe_are_limited(root: Path, store: Tracker, tmp_path
     assert again.best.run_id == result.best.run_id
 
 
-def test_a_single_choice_is_set_in_all_trials(root: Path) -> None:
-    size = {"detector.pattern.codebook_size": {"choices": [4, 8]}}
+@pytest.mark.parametrize("prototypes", [4, 64])
+def test_single_choices_apply_to_all_trials(root: Path, prototypes: int) -> None:
+    size = {"detector.pattern.codebook_size": {"choices": [4]}}  # not the recipe's value
     space = make_space({"space": {PROTOTYPES: {"choices": [32, 64]}, **size}})
-    plan = make_comparison(space, flow(root, 64)).first
+    plan = make_comparison(space, flow(root, prototypes)).first
     splits = load_dataset(plan.config.data)
     limited = limit_plan(plan, splits)
     images = len(splits.train)
-    assert list(limited.space.axes) == list(size)
-    assert limited.config.detector["concept"]["codebook_size"] == images // 4
+    choices = {name: axis.choices for name, axis in limited.space.axes.items()}
+    assert choices == {PROTOTYPES: (images // 4,), "detector.pattern.codebook_size": (4,)}
+    expected = prototypes if prototypes <= images else images // 4
+    assert limited.config.detector["concept"]["codebook_size"] == expected
+    assert f"{PROTOTYPES} is {images // 4}: there are only {images}" in limited.note
 
 
 def test_a_space_that_suits_the_images_is_unchanged(root: Path) -> None:

@@ -10,7 +10,7 @@ from vqlab.config import Tree, flatten, with_settings
 from vqlab.data import Splits
 from vqlab.run import limit_settings, resolve
 from vqlab.sweep.space.compile import Plan, plan
-from vqlab.sweep.space.schema import Axis, Space
+from vqlab.sweep.space.schema import Axis
 
 
 def limit_plan(checked: Plan, splits: Splits) -> Plan:
@@ -29,12 +29,12 @@ def limit_plan(checked: Plan, splits: Splits) -> Plan:
     if not base and not limited:
         return checked
     images = len(splits.train.tiled())
-    values = {name: axis.choices for name, axis in limited.items()}
-    notes = [f"{name} is {value}" for name, value in base.items() if name not in values]
-    notes += [f"{name} is one of {', '.join(map(str, c or ()))}" for name, c in values.items()]
+    notes = [f"{name} is {value}" for name, value in base.items() if name not in limited]
+    for name, axis in limited.items():
+        choices = [str(choice) for choice in axis.choices or ()]
+        notes.append(f"{name} is {'one of ' * (len(choices) > 1)}{', '.join(choices)}")
     note = f"{'; '.join(notes)}: there are only {images} training images."
-    space = _without_constants(replace(checked.space, axes=axes))
-    changed = plan(space, with_settings(checked.tree, base))
+    changed = plan(replace(checked.space, axes=axes), with_settings(checked.tree, base))
     return replace(changed, note=" ".join(filter(None, (checked.note, note))))
 
 
@@ -49,12 +49,6 @@ def _limit_axis(setting: str, axis: Axis, tree: Tree, splits: Splits) -> Axis:
         if value not in choices:
             choices.append(value)
     return axis if tuple(choices) == axis.choices else Axis(choices=tuple(choices))
-
-
-def _without_constants(space: Space) -> Space:
-    """Return the space without settings of a single choice, unless nothing else is searched."""
-    axes = {name: axis for name, axis in space.axes.items() if len(axis.choices or "  ") > 1}
-    return replace(space, axes=axes or space.axes)
 
 
 def _limited(tree: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
