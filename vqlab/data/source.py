@@ -91,8 +91,9 @@ def describe_source(root: Path, source: str) -> str:
     """Return one line naming the data that are used."""
     if source == SYNTHETIC_SOURCE:
         return (
-            f"DATA: the BUILT-IN SYNTHETIC SET in {root}: generated images, not photographs; its figures "
-            "say nothing about real products. Use your images with --data PATH (make: DATA=PATH)."
+            f"DATA: the BUILT-IN SYNTHETIC SET in {root}: generated images, not photographs; its "
+            "figures say nothing about real products. Use your images with --data PATH "
+            "(make: DATA=PATH)."
         )
     return f"DATA: {root} ({source})."
 
